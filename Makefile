@@ -1,0 +1,27 @@
+# Two commands for a newcomer: `make quickstart` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-all lint clean
+
+# Made again only when the dependencies change.
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/pytest -q -m "not slow"
+
+test-all: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[test,torch]'
+	$(BIN)/pytest -q
+
+lint: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .jax_cache build *.egg-info

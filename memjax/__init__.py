@@ -1,0 +1,1 @@
+"""memjax: train, run and compare memory policies for language agents."""

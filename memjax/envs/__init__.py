@@ -1,0 +1,1 @@
+"""Environments: data sets as host records."""

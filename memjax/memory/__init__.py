@@ -1,0 +1,1 @@
+"""Memory operations: pairs of pure functions build and parse."""
