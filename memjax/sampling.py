@@ -1,0 +1,213 @@
+"""Sampling: prefill, then one `while_loop` until every row has ended.
+
+The behaviour policy is the trained policy: softmax(logits / temperature) over
+the whole vocabulary, no top-k, no top-p. The log-probability of every sampled
+token is recorded as it is drawn.
+
+Row i's random numbers come from key i and the token's index alone, so a row's
+tokens do not depend on what else is in the batch or where it stands.
+
+Dimension key: B rows, P prompt tokens, A new tokens, V vocabulary.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax import qwen3
+from memjax import tokens as token_lib
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Response:
+  """What one call to the model wrote.
+
+  Attributes:
+    tokens: rows of capacity A; a sampled end token is kept, none is invented.
+    logp: float32 [B, A], log-probability of each token when it was drawn.
+    truncated: bool [B], the limit came before an end token.
+  """
+
+  tokens: token_lib.Tokens
+  logp: jax.Array
+  truncated: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _State:
+  """The loop's carry: `token_B` is sampled but not yet read by the model."""
+
+  step: jax.Array
+  token_B: jax.Array
+  cache: qwen3.Cache
+  done_B: jax.Array
+  ids_BA: jax.Array
+  logp_BA: jax.Array
+  length_B: jax.Array
+
+
+def draw(
+  logits_BV: jax.Array, key_B: jax.Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+  """One token per row by the Gumbel-max rule, and its log-probability.
+
+  At temperature 0 the most likely token is taken, and the log-probability is
+  that of the distribution at temperature 1.
+  """
+  logp_BV = jax.nn.log_softmax(
+    logits_BV / temperature if temperature else logits_BV
+  )
+  score = logp_BV
+  if temperature:
+    V = logits_BV.shape[-1]
+    score = logp_BV + jax.vmap(lambda key: jax.random.gumbel(key, (V,)))(key_B)
+  token_B = jnp.argmax(score, axis=-1).astype(jnp.int32)
+  return token_B, jnp.take_along_axis(logp_BV, token_B[:, None], 1)[:, 0]
+
+
+def decode(
+  params: qwen3.Params,
+  cfg: qwen3.Config,
+  prompt: token_lib.Tokens,
+  key_B: jax.Array,
+  *,
+  max_new_tokens: int,
+  stop_ids: tuple[int, ...],
+  temperature: float = 1.0,
+  active_B: jax.Array | None = None,
+) -> Response:
+  """Samples a continuation of each prompt; runs under jit.
+
+  Args:
+    params: the model's parameters.
+    cfg: the model.
+    prompt: rows of at least one token each.
+    key_B: a typed random key for each row.
+    max_new_tokens: A, the limit for each row.
+    stop_ids: a row ends with the first of these that it samples.
+    temperature: 0 takes the most likely token.
+    active_B: rows that write at all; the others come back empty and are not
+      waited for. Default: all.
+
+  Returns:
+    The response of each row.
+  """
+  B, A = prompt.length.shape[0], max_new_tokens
+  active_B = jnp.ones((B,), bool) if active_B is None else active_B
+  hidden_BD, cache = qwen3.prefill(
+    params, cfg, prompt.ids, jnp.maximum(prompt.length, 1), prompt.capacity + A
+  )
+  stops = jnp.asarray(stop_ids, jnp.int32)
+
+  def write(state: _State, hidden_BD: jax.Array, cache: qwen3.Cache) -> _State:
+    """Samples token `step` from the hidden state of the one before it."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(key_B)
+    logits_BV = qwen3.unembed(params, cfg, hidden_BD)
+    token_B, logp_B = draw(logits_BV, keys, temperature)
+    put = lambda buffer, x: buffer.at[:, state.step].set(
+      jnp.where(state.done_B, 0, x)
+    )
+    return _State(
+      state.step + 1,
+      token_B,
+      cache,
+      state.done_B | (token_B[:, None] == stops[None, :]).any(1),
+      put(state.ids_BA, token_B),
+      put(state.logp_BA, logp_B),
+      state.length_B + ~state.done_B,
+    )
+
+  def body(state: _State) -> _State:
+    hidden_BD, cache = qwen3.decode_step(
+      params, cfg, state.token_B, state.cache
+    )
+    return write(state, hidden_BD, cache)
+
+  state = _State(
+    jnp.int32(0),
+    jnp.zeros((B,), jnp.int32),
+    cache,
+    ~active_B,
+    jnp.zeros((B, A), jnp.int32),
+    jnp.zeros((B, A), jnp.float32),
+    jnp.zeros((B,), jnp.int32),
+  )
+  state = jax.lax.while_loop(
+    lambda state: (state.step < A) & ~state.done_B.all(),
+    body,
+    write(state, hidden_BD, cache),
+  )
+  return Response(
+    token_lib.Tokens(state.ids_BA, state.length_B),
+    state.logp_BA,
+    ~state.done_B,
+  )
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("cfg", "max_new_tokens", "stop_ids", "temperature"),
+)
+def _decode(params, cfg, prompt, key_B, max_new_tokens, stop_ids, temperature):
+  return decode(
+    params,
+    cfg,
+    prompt,
+    key_B,
+    max_new_tokens=max_new_tokens,
+    stop_ids=stop_ids,
+    temperature=temperature,
+  )
+
+
+def generate(
+  params: qwen3.Params,
+  cfg: qwen3.Config,
+  prompts: Sequence[Sequence[int]],
+  *,
+  key: jax.Array,
+  max_new_tokens: int,
+  temperature: float = 1.0,
+  stop_ids: Sequence[int] = (),
+) -> tuple[list[list[int]], list[list[float]]]:
+  """Samples continuations of lists of ids, for notebooks and tests.
+
+  Prompts are padded to the next power of two, so that few shapes compile.
+
+  Args:
+    params: the model's parameters.
+    cfg: the model.
+    prompts: lists of ids, none of them empty.
+    key: a typed random key; prompt i draws from fold_in(key, i).
+    max_new_tokens: the limit for each response.
+    temperature: 0 takes the most likely token.
+    stop_ids: a response ends with the first of these, which it keeps.
+
+  Returns:
+    (ids of each response, log-probability of each of their tokens).
+
+  Raises:
+    ValueError: if there is no prompt, or an empty one.
+  """
+  if not prompts or not all(len(prompt) for prompt in prompts):
+    raise ValueError(
+      "generate needs at least one prompt and no empty ones; got lengths "
+      f"{[len(prompt) for prompt in prompts]}: put a first token in each"
+    )
+  longest = max(len(prompt) for prompt in prompts)
+  rows = token_lib.from_lists(prompts, 1 << (longest - 1).bit_length())
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+    jnp.arange(len(prompts))
+  )
+  response = _decode(
+    params, cfg, rows, keys, max_new_tokens, tuple(stop_ids), temperature
+  )
+  ids = token_lib.to_lists(response.tokens)
+  logp = np.asarray(response.logp)
+  return ids, [logp[i, : len(row)].tolist() for i, row in enumerate(ids)]
