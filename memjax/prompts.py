@@ -1,0 +1,109 @@
+"""Prompt templates: text with slots, compiled once into ids.
+
+A template is text with slots in braces, such as {question}. Its literal parts
+go through the chat template and the tokenizer when the template is compiled;
+filling it in is a concatenation of token buffers that runs under jit, so the
+ids in a slot stand in the prompt as they are.
+"""
+
+import dataclasses
+import re
+
+from memjax import tokenizer as tokenizer_lib
+from memjax import tokens as token_lib
+
+SLOTS = ("question", "memory", "chunk")
+_SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """Literal ids and slot names in order; hashable, so static under jit."""
+
+  pieces: tuple[tuple[int, ...] | str, ...]
+
+  def literal_length(self) -> int:
+    """How many tokens the literal parts have."""
+    return sum(len(p) for p in self.pieces if not isinstance(p, str))
+
+
+# Each style: the text of the memory update, the text of the answer, and what
+# stands for a memory that holds nothing.
+STYLES = {
+  # The order of MemAgent's blocks (2507.02259): problem, memory, section.
+  "memagent": {
+    "update": (
+      "Below are a problem, the notes you have kept so far, and the next "
+      "section of a long text. Write the new notes: keep what still helps to "
+      "solve the problem and add what this section brings. The new notes "
+      "replace the old ones entirely.\n\n"
+      "<problem>\n{question}\n</problem>\n\n"
+      "<memory>\n{memory}\n</memory>\n\n"
+      "<section>\n{chunk}\n</section>\n\n"
+      "Updated memory:"
+    ),
+    "answer": (
+      "Solve the problem below with the help of your notes on a long text "
+      "that you have read. Put the final answer in \\boxed{}.\n\n"
+      "<problem>\n{question}\n</problem>\n\n"
+      "<memory>\n{memory}\n</memory>\n\n"
+      "Your answer:"
+    ),
+    "empty_memory": "No previous memory",
+  },
+  # For word-level vocabularies. The question is restated at the end: a small
+  # model learns to look it up from there, hardly from the start.
+  "words": {
+    "update": (
+      "<ask> {question} <memory> {memory} <chunk> {chunk} <write> {question}"
+    ),
+    "answer": "<ask> {question} <memory> {memory} <answer> {question}",
+    "empty_memory": "<none>",
+  },
+}
+# What a word-level vocabulary needs for the style "words".
+STYLE_WORDS = ("<ask>", "<memory>", "<chunk>", "<write>", "<answer>", "<none>")
+
+
+def compile_template(
+  text: str, tokenizer: tokenizer_lib.Tokenizer, thinking: bool = False
+) -> Template:
+  """Renders the chat template around a text and tokenises the literals.
+
+  Raises:
+    ValueError: if the text has no slot.
+  """
+  parts = _SLOT.split(tokenizer.chat(text, thinking))
+  if len(parts) == 1:
+    raise ValueError(
+      f"the prompt {text!r} has no slot: write at least one of "
+      + ", ".join("{" + slot + "}" for slot in SLOTS)
+    )
+  pieces = []
+  for i, part in enumerate(parts):  # literal, slot, literal, slot, ..., literal
+    if i % 2:
+      pieces.append(part)
+    elif ids := tokenizer.encode(part):
+      pieces.append(tuple(ids))
+  return Template(tuple(pieces))
+
+
+def fill(template: Template, **slots: token_lib.Tokens) -> token_lib.Tokens:
+  """Puts token buffers into the slots; runs under jit.
+
+  Args:
+    template: compiled.
+    **slots: a buffer of B rows for each slot name of the template.
+
+  Returns:
+    B prompts; the capacity is the sum of all parts' capacities.
+  """
+  batch = next(iter(slots.values())).length.shape[0]
+  return token_lib.concat(
+    [
+      slots[piece]
+      if isinstance(piece, str)
+      else token_lib.constant(piece, batch)
+      for piece in template.pieces
+    ]
+  )
