@@ -163,9 +163,7 @@ def repeat(task: Task, group_size: int) -> Task:
 
 def row_keys(key: jax.Array, task: Task) -> jax.Array:
   """A key for each trajectory from (key, task id, sample) alone; [B]."""
-  one = lambda i, sample: jax.random.fold_in(
-    jax.random.fold_in(key, i), sample
-  )
+  one = lambda i, sample: jax.random.fold_in(jax.random.fold_in(key, i), sample)
   return jax.vmap(one)(jnp.asarray(task.id), jnp.asarray(task.sample))
 
 
@@ -233,9 +231,7 @@ def rollout(
 
   def step(memory, xs):
     chunk, turn = xs
-    segment = read_turn(
-      params, spec, memory, task.question, chunk, turn, key_B
-    )
+    segment = read_turn(params, spec, memory, task.question, chunk, turn, key_B)
     return segment.memory, segment
 
   turns = jnp.arange(task.chunks.length.shape[0])
@@ -259,8 +255,8 @@ def text_id(text: str) -> int:
 class MemoryAgent:
   """Reads a text of any length with a memory of fixed length (MemAgent).
 
-      agent = memjax.MemoryAgent(params, spec, tokenizer)
-      answer, memories = agent.read(text, question)
+  agent = memjax.MemoryAgent(params, spec, tokenizer)
+  answer, memories = agent.read(text, question)
   """
 
   params: qwen3.Params

@@ -80,6 +80,4 @@ def logp_and_entropy(
   place = rows.prompt.length[:, None] - 1 + jnp.arange(A)[None, :]
   place = jnp.clip(place, 0, text.capacity - 1)
   hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
-  return qwen3.token_logp(
-    params, cfg, hidden, rows.response.ids, temperature
-  )
+  return qwen3.token_logp(params, cfg, hidden, rows.response.ids, temperature)

@@ -102,9 +102,7 @@ class Facts:
       },
     )
 
-  def train_examples(
-    self, start: int, count: int
-  ) -> list[example_lib.Example]:
+  def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
     """Examples [start, start + count) of the training stream."""
     return [self.example("train", start + i) for i in range(count)]
 

@@ -141,5 +141,7 @@ def parse_update(
   body = token_lib.truncate(body, op.capacity)
   short = op.capacity - body.capacity
   if short > 0:
-    body = token_lib.Tokens(jnp.pad(body.ids, ((0, 0), (0, short))), body.length)
+    body = token_lib.Tokens(
+      jnp.pad(body.ids, ((0, 0), (0, short))), body.length
+    )
   return token_lib.select(malformed, memory, body), malformed
