@@ -17,7 +17,8 @@ import sys
 import time
 import types
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
+from typing import Self
 
 import numpy as np
 import rich.console

@@ -28,7 +28,8 @@ import os
 import pathlib
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import rich.box

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from memjax import advantages, losses
+from memjax import advantages
+from memjax import losses
 
 NAMES = tuple(losses.OBJECTIVES)
 NO_KL = losses.LossConfig(kl_coef=0.0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import rich.console
 
-from memjax import report, report_figures
+from memjax import report
+from memjax import report_figures
 
 _EVIL = "<script>alert('x' & \"y\")</script>"
 
