@@ -93,7 +93,7 @@ class Segment:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Episode:
-  """B trajectories: the memory turns stacked on a leading axis C, the answer."""
+  """B trajectories: memory turns stacked on a leading axis C; the answer."""
 
   turns: Segment
   answer: Segment
