@@ -10,6 +10,7 @@ Dimension key: B trajectories, C chunks, S chunk tokens, A response tokens.
 import dataclasses
 import functools
 import zlib
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import jax
@@ -39,7 +40,6 @@ class Spec:
     question_tokens: the most tokens of a question.
     update_tokens: the most tokens written in a memory turn.
     answer_tokens: the most tokens written in the answer.
-    temperature: of sampling; 0 is greedy.
   """
 
   model: qwen3.Config
@@ -48,7 +48,6 @@ class Spec:
   question_tokens: int
   update_tokens: int
   answer_tokens: int
-  temperature: float = 1.0
 
 
 @jax.tree_util.register_dataclass
@@ -78,14 +77,15 @@ class Segment:
   Attributes:
     prompt: what the model read.
     response: what it wrote, with the log-probability of each token.
-    memory: the memory after the call.
+    result: what was parsed from the response: the new memory, or the answer
+      without end token and reasoning.
     malformed: bool [B], the response broke the format.
     active: bool [B], the call took place.
   """
 
   prompt: token_lib.Tokens
   response: sampling.Response
-  memory: token_lib.Tokens
+  result: token_lib.Tokens
   malformed: jax.Array
   active: jax.Array
 
@@ -161,6 +161,11 @@ def repeat(task: Task, group_size: int) -> Task:
   )
 
 
+def chunk_at(task: Task, turn: int) -> token_lib.Tokens:
+  """The chunk that a turn reads, one row for each task."""
+  return jax.tree.map(lambda x: x[turn], task.chunks)
+
+
 def row_keys(key: jax.Array, task: Task) -> jax.Array:
   """A key for each trajectory from (key, task id, sample) alone; [B]."""
   one = lambda i, sample: jax.random.fold_in(jax.random.fold_in(key, i), sample)
@@ -177,8 +182,9 @@ def read_turn(
   memory: token_lib.Tokens,
   question: token_lib.Tokens,
   chunk: token_lib.Tokens,
-  turn: jax.Array,
+  turn: jax.Array | int,
   key_B: jax.Array,
+  temperature: jax.Array | float,
 ) -> Segment:
   """Reads one chunk and overwrites the memory; rows without a chunk idle."""
   active = chunk.length > 0
@@ -190,7 +196,7 @@ def read_turn(
     _turn_keys(key_B, turn + 1),
     max_new_tokens=spec.update_tokens,
     stop_ids=spec.op.stop_ids,
-    temperature=spec.temperature,
+    temperature=temperature,
     active_B=active,
   )
   new, malformed = recurrent.parse_update(spec.op, memory, response.tokens)
@@ -204,7 +210,7 @@ def answer_turn(
   memory: token_lib.Tokens,
   question: token_lib.Tokens,
   key_B: jax.Array,
-  active: jax.Array,
+  temperature: jax.Array | float,
 ) -> Segment:
   """Answers from question and memory alone."""
   prompt = recurrent.build_answer(spec.op, question, memory)
@@ -215,15 +221,18 @@ def answer_turn(
     _turn_keys(key_B, _ANSWER_TURN),
     max_new_tokens=spec.answer_tokens,
     stop_ids=spec.op.stop_ids,
-    temperature=spec.temperature,
-    active_B=active,
+    temperature=temperature,
   )
-  _, malformed = recurrent.strip_response(spec.op, response.tokens)
-  return Segment(prompt, response, memory, malformed & active, active)
+  body, malformed = recurrent.strip_response(spec.op, response.tokens)
+  return Segment(prompt, response, body, malformed, jnp.ones_like(malformed))
 
 
 def rollout(
-  params: qwen3.Params, spec: Spec, task: Task, key: jax.Array
+  params: qwen3.Params,
+  spec: Spec,
+  task: Task,
+  key: jax.Array,
+  temperature: jax.Array | float,
 ) -> Episode:
   """Reads all chunks and answers: a scan of turns, with no host in it."""
   key_B = row_keys(key, task)
@@ -231,13 +240,14 @@ def rollout(
 
   def step(memory, xs):
     chunk, turn = xs
-    segment = read_turn(params, spec, memory, task.question, chunk, turn, key_B)
-    return segment.memory, segment
+    segment = read_turn(
+      params, spec, memory, task.question, chunk, turn, key_B, temperature
+    )
+    return segment.result, segment
 
   turns = jnp.arange(task.chunks.length.shape[0])
   memory, segments = jax.lax.scan(step, memory, (task.chunks, turns))
-  everyone = jnp.ones((len(task.id),), bool)
-  answer = answer_turn(params, spec, memory, task.question, key_B, everyone)
+  answer = answer_turn(params, spec, memory, task.question, key_B, temperature)
   return Episode(segments, answer)
 
 
@@ -255,19 +265,37 @@ def text_id(text: str) -> int:
 class MemoryAgent:
   """Reads a text of any length with a memory of fixed length (MemAgent).
 
-  agent = memjax.MemoryAgent(params, spec, tokenizer)
-  answer, memories = agent.read(text, question)
+      agent = memjax.MemoryAgent(params, spec, tokenizer)
+      answer, memories = agent.read(text, question)
+
+  Attributes:
+    params: the policy.
+    spec: the agent.
+    tokenizer: the policy's.
+    temperature: of sampling; 0 takes the most likely tokens.
+    key: of sampling.
   """
 
   params: qwen3.Params
   spec: Spec
   tokenizer: tokenizer_lib.Tokenizer
+  temperature: float = 0.0
   key: jax.Array = dataclasses.field(
     default_factory=functools.partial(jax.random.key, 0)
   )
 
-  def read(self, text: str, question: str) -> tuple[str, list[str]]:
+  def read(
+    self,
+    text: str,
+    question: str,
+    on_memory: Callable[[int, int, str], None] | None = None,
+  ) -> tuple[str, list[str]]:
     """Answers a question about a text.
+
+    Args:
+      text: of any length; an empty one is answered from an empty memory.
+      question: at most spec.question_tokens long.
+      on_memory: called after each chunk with (chunk, how many, memory).
 
     Returns:
       (answer, the memory after each chunk), decoded for people.
@@ -275,18 +303,25 @@ class MemoryAgent:
     example = example_lib.Example(text_id(question), question, text, ())
     task = make_task([example], self.tokenizer, self.spec)
     decode = lambda rows: self.tokenizer.decode(token_lib.to_lists(rows)[0])
-    memories = []
     key_B = row_keys(self.key, task)
-    memory = recurrent.init_memory(self.spec.op, 1)
-    for turn in range(task.chunks.length.shape[0]):
-      chunk = jax.tree.map(lambda x: x[turn], task.chunks)  # noqa: B023
+    memory, memories = recurrent.init_memory(self.spec.op, 1), []
+    count = task.chunks.length.shape[0]
+    for turn in range(count):
       segment = read_turn_jit(
-        self.params, self.spec, memory, task.question, chunk, turn, key_B
+        self.params,
+        self.spec,
+        memory,
+        task.question,
+        chunk_at(task, turn),
+        turn,
+        key_B,
+        self.temperature,
       )
-      memory = segment.memory
+      memory = segment.result
       memories.append(decode(memory))
+      if on_memory:
+        on_memory(turn + 1, count, memories[-1])
     segment = answer_turn_jit(
-      self.params, self.spec, memory, task.question, key_B, np.ones(1, bool)
+      self.params, self.spec, memory, task.question, key_B, self.temperature
     )
-    body, _ = recurrent.strip_response(self.spec.op, segment.response.tokens)
-    return decode(body), memories
+    return decode(segment.result), memories

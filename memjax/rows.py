@@ -4,6 +4,7 @@ Dimension key: R rows, P prompt tokens, A response tokens.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -81,3 +82,20 @@ def logp_and_entropy(
   place = jnp.clip(place, 0, text.capacity - 1)
   hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
   return qwen3.token_logp(params, cfg, hidden, rows.response.ids, temperature)
+
+
+def empty_like(rows: Rows) -> Rows:
+  """Rows of the same shapes that weigh nothing."""
+  return jax.tree.map(jnp.zeros_like, rows)
+
+
+@functools.partial(jax.jit, donate_argnames="into")
+def put(
+  into: Rows, rows: Rows, source_n: jax.Array, target_n: jax.Array
+) -> Rows:
+  """Copies rows[source] to into[target]; a target of -1 copies nothing."""
+  size = into.weight.shape[0]
+  target_n = jnp.where(target_n < 0, size, target_n)
+  return jax.tree.map(
+    lambda a, b: a.at[target_n].set(b[source_n], mode="drop"), into, rows
+  )

@@ -53,21 +53,20 @@ class _State:
 
 
 def draw(
-  logits_BV: jax.Array, key_B: jax.Array, temperature: float
+  logits_BV: jax.Array, key_B: jax.Array, temperature: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
   """One token per row by the Gumbel-max rule, and its log-probability.
 
   At temperature 0 the most likely token is taken, and the log-probability is
-  that of the distribution at temperature 1.
+  that of the distribution at temperature 1. The temperature may be traced, so
+  that greedy and sampled runs share a compiled program.
   """
-  logp_BV = jax.nn.log_softmax(
-    logits_BV / temperature if temperature else logits_BV
-  )
-  score = logp_BV
-  if temperature:
-    V = logits_BV.shape[-1]
-    score = logp_BV + jax.vmap(lambda key: jax.random.gumbel(key, (V,)))(key_B)
-  token_B = jnp.argmax(score, axis=-1).astype(jnp.int32)
+  warm = jnp.asarray(temperature) > 0
+  logp_BV = jax.nn.log_softmax(logits_BV / jnp.where(warm, temperature, 1.0))
+  V = logits_BV.shape[-1]
+  noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, (V,)))(key_B)
+  score_BV = logp_BV + jnp.where(warm, noise_BV, 0.0)
+  token_B = jnp.argmax(score_BV, axis=-1).astype(jnp.int32)
   return token_B, jnp.take_along_axis(logp_BV, token_B[:, None], 1)[:, 0]
 
 
@@ -79,7 +78,7 @@ def decode(
   *,
   max_new_tokens: int,
   stop_ids: tuple[int, ...],
-  temperature: float = 1.0,
+  temperature: jax.Array | float = 1.0,
   active_B: jax.Array | None = None,
 ) -> Response:
   """Samples a continuation of each prompt; runs under jit.
@@ -152,7 +151,7 @@ def decode(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("cfg", "max_new_tokens", "stop_ids", "temperature"),
+  static_argnames=("cfg", "max_new_tokens", "stop_ids"),
 )
 def _decode(params, cfg, prompt, key_B, max_new_tokens, stop_ids, temperature):
   return decode(

@@ -123,6 +123,18 @@ class Facts:
     """The evaluation metric of an answer."""
     return rewards.METRICS[self.metric_name](text, example.answers)
 
+  def label(self, example: example_lib.Example, text: str) -> dict[str, float]:
+    """Which parts of the table an answer counts in, and with what score."""
+    right = self.metric(example, text)
+    if example.meta["kind"] == "unchanged":
+      return {"unchanged fact": right}
+    return {
+      "updated fact": right,
+      "updated fact, stale answer": float(
+        rewards.exact_match(text, example.meta["stale"])
+      ),
+    }
+
 
 def demonstrate(
   example: example_lib.Example,

@@ -1,0 +1,315 @@
+"""The update: gradients over micro-batches, one optimiser step per minibatch.
+
+Rows are on the device once; the host chooses which of them a micro-batch
+takes, by index, so that no shape depends on how many there are. What adds up
+over micro-batches is numerators and denominators, so a minibatch gives the same
+gradient however it is cut.
+
+Dimension key: R rows, A response tokens, n rows of a micro-batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from memjax import losses
+from memjax import qwen3
+from memjax import rows as rows_lib
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """All that changes while training, and the key that everything is drawn from.
+
+  Attributes:
+    step: int32, finished iterations.
+    params: float32 masters, whatever dtype the model computes in.
+    opt_state: of the optimiser.
+    key: typed random key; iteration i draws from fold_in(key, i).
+  """
+
+  step: jax.Array
+  params: qwen3.Params
+  opt_state: Any
+  key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What is minimised; static under jit.
+
+  Attributes:
+    name: key of `losses.OBJECTIVES`.
+    loss: its numbers.
+    temperature: that rollouts are sampled at.
+  """
+
+  name: str = "multi_conv_dapo"
+  loss: losses.LossConfig = losses.LossConfig()
+  temperature: float = 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+  """What micro-batches add up: gradients of the loss's numerator, and means.
+
+  Attributes:
+    grads: d loss.num / d params, float32.
+    loss: the loss.
+    metrics: of the objective, and logp_gap = |logp - old_logp| per token.
+    gap_max: the largest logp_gap.
+  """
+
+  grads: qwen3.Params
+  loss: losses.Mean
+  metrics: dict[str, losses.Mean]
+  gap_max: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="with_ref")
+def init_sums(params: qwen3.Params, with_ref: bool) -> Sums:
+  """Nothing added yet; `with_ref` if rows have reference log-probabilities."""
+  zero = lambda: losses.Mean(jnp.zeros(()), jnp.zeros(()))
+  names = ["ratio", "clip_frac", "entropy", "logp_gap"] + ["kl"] * with_ref
+  return Sums(
+    jax.tree.map(jnp.zeros_like, params),
+    zero(),
+    {name: zero() for name in names},
+    jnp.zeros(()),
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnames=("cfg", "objective"), donate_argnames="sums"
+)
+def accumulate(
+  sums: Sums,
+  params: qwen3.Params,
+  rows: rows_lib.Rows,
+  index_n: jax.Array,
+  on_policy: jax.Array,
+  *,
+  cfg: qwen3.Config,
+  objective: Objective,
+) -> Sums:
+  """Adds one micro-batch.
+
+  Args:
+    sums: what was added before; its buffers are used again.
+    params: to differentiate at.
+    rows: R rows.
+    index_n: the rows to take; -1 takes none.
+    on_policy: bool; the rows were sampled from `params`, so their old
+      log-probabilities are the ones computed here and the ratio is exactly 1.
+    cfg: the model.
+    objective: what to minimise.
+  """
+  part = rows_lib.take(rows, index_n)
+
+  def loss_fn(params):
+    logp, entropy = rows_lib.logp_and_entropy(
+      params, cfg, part, objective.temperature
+    )
+    old = jnp.where(on_policy, jax.lax.stop_gradient(logp), part.old_logp)
+    loss, metrics = losses.OBJECTIVES[objective.name](
+      logp,
+      old,
+      part.ref_logp,
+      part.adv,
+      part.mask,
+      objective.loss,
+      entropy,
+    )
+    gap = jnp.where(part.mask, jnp.abs(logp - part.old_logp), 0.0)
+    metrics["logp_gap"] = losses.token_mean(gap, part.mask)
+    return loss.num, (loss, metrics, gap.max())
+
+  grads, (loss, metrics, gap_max) = jax.grad(loss_fn, has_aux=True)(params)
+  return Sums(
+    jax.tree.map(jnp.add, sums.grads, grads),
+    sums.loss + loss,
+    {name: sums.metrics[name] + metrics[name] for name in sums.metrics},
+    jnp.maximum(sums.gap_max, gap_max),
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnames="tx", donate_argnames=("params", "opt_state")
+)
+def apply(
+  params: qwen3.Params,
+  opt_state: Any,
+  sums: Sums,
+  *,
+  tx: optax.GradientTransformation,
+) -> tuple[qwen3.Params, Any, dict[str, jax.Array]]:
+  """One optimiser step; an update that is not finite changes nothing.
+
+  Returns:
+    (params, opt_state, metrics); metrics["finite"] is 0 where the update was
+    left out.
+  """
+  # den is 0 only if no row counted, and then the gradient is 0 as well.
+  scale = 1.0 / jnp.maximum(sums.loss.den, 1e-9)
+  grads = jax.tree.map(lambda g: g * scale, sums.grads)
+  updates, new_state = tx.update(grads, opt_state, params)
+  grad_norm = optax.global_norm(grads)
+  finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss.value())
+  finite &= jnp.isfinite(optax.global_norm(updates))
+  keep = lambda new, old: jax.tree.map(
+    lambda a, b: jnp.where(finite, a, b), new, old
+  )
+  metrics = {name: mean.value() for name, mean in sums.metrics.items()}
+  metrics |= {
+    "loss": sums.loss.value(),
+    "grad_norm": grad_norm,
+    "logp_gap_max": sums.gap_max,
+    "finite": finite,
+  }
+  new_params = keep(optax.apply_updates(params, updates), params)
+  return new_params, keep(new_state, opt_state), metrics
+
+
+@functools.partial(
+  jax.jit, static_argnames=("cfg", "temperature"), donate_argnames="logp_RA"
+)
+def score(
+  logp_RA: jax.Array,
+  params: qwen3.Params,
+  rows: rows_lib.Rows,
+  index_n: jax.Array,
+  *,
+  cfg: qwen3.Config,
+  temperature: float,
+) -> jax.Array:
+  """Writes the log-probabilities of some rows under params into logp_RA."""
+  part = rows_lib.take(rows, index_n)
+  logp, _ = rows_lib.logp_and_entropy(params, cfg, part, temperature)
+  # An index beyond the last row writes nowhere.
+  target = jnp.where(index_n < 0, logp_RA.shape[0], index_n)
+  return logp_RA.at[target].set(logp, mode="drop")
+
+
+def make_schedule(
+  name: str, peak: float, steps: int, warmup_steps: int
+) -> optax.Schedule:
+  """Learning rate by iteration: constant, linear or cosine, after a warm-up.
+
+  Raises:
+    ValueError: for another name, or a warm-up longer than the run.
+  """
+  if not 0 <= warmup_steps < max(steps, 1):
+    raise ValueError(
+      f"config.train.warmup_steps={warmup_steps} must be at least 0 and less "
+      f"than config.train.steps={steps}"
+    )
+  rest = steps - warmup_steps
+  after = {
+    "constant": lambda: optax.constant_schedule(peak),
+    "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+  }
+  if name not in after:
+    raise ValueError(
+      f"config.train.schedule={name!r}: choose one of {', '.join(after)}"
+    )
+  if not warmup_steps:
+    return after[name]()
+  # The first update already moves: 1/w, 2/w, ...
+  ramp = optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1)
+  return optax.join_schedules([ramp, after[name]()], [warmup_steps])
+
+
+def update(
+  params: qwen3.Params,
+  opt_state: Any,
+  buckets: Sequence[tuple[rows_lib.Rows, np.ndarray]],
+  ref_params: qwen3.Params | None,
+  *,
+  cfg: qwen3.Config,
+  objective: Objective,
+  tx: optax.GradientTransformation,
+  minibatches: int,
+  micro_batch: int,
+  old_logp: str,
+  rng: np.random.Generator,
+) -> tuple[qwen3.Params, Any, list[dict[str, jax.Array]]]:
+  """Several optimiser steps on the rows of one iteration, shuffled.
+
+  Args:
+    params: donated; the rows were sampled from them.
+    opt_state: donated.
+    buckets: rows of one shape and the indices that count, for each shape.
+    ref_params: of the KL reference, or None without KL.
+    cfg: the model.
+    objective: what to minimise.
+    tx: the optimiser.
+    minibatches: optimiser steps.
+    micro_batch: rows per call; does not change the result.
+    old_logp: "trainer" computes the behaviour policy's log-probabilities with
+      the trainer's own forward pass, "sampler" takes those of sampling.
+    rng: shuffles the rows.
+
+  Returns:
+    (params, opt_state, metrics of each optimiser step, still on the device).
+  """
+  parts = [
+    np.array_split(rng.permutation(index), minibatches) for _, index in buckets
+  ]
+  pieces = lambda index: [
+    _padded(index[i : i + micro_batch], micro_batch)
+    for i in range(0, len(index), micro_batch)
+  ]
+  all_rows = [rows for rows, _ in buckets]
+
+  def scored(rows, index, params):
+    logp = jnp.zeros_like(rows.old_logp)
+    for piece in pieces(index):
+      logp = score(
+        logp,
+        params,
+        rows,
+        piece,
+        cfg=cfg,
+        temperature=objective.temperature,
+      )
+    return logp
+
+  if ref_params is not None:
+    all_rows = [
+      dataclasses.replace(rows, ref_logp=scored(rows, index, ref_params))
+      for rows, (_, index) in zip(all_rows, buckets)
+    ]
+  first_rows = all_rows
+  if old_logp == "trainer" and minibatches > 1:
+    # The first minibatch is on-policy and computes its own.
+    all_rows = [
+      dataclasses.replace(
+        rows, old_logp=scored(rows, np.concatenate(part[1:]), params)
+      )
+      for rows, part in zip(all_rows, parts)
+    ]
+  history = []
+  for step in range(minibatches):
+    sums = init_sums(params, with_ref=ref_params is not None)
+    on_policy = step == 0 and old_logp == "trainer"
+    for rows, part in zip(all_rows if step else first_rows, parts):
+      for piece in pieces(part[step]):
+        sums = accumulate(
+          sums, params, rows, piece, on_policy, cfg=cfg, objective=objective
+        )
+    params, opt_state, metrics = apply(params, opt_state, sums, tx=tx)
+    history.append(metrics)
+  return params, opt_state, history
+
+
+def _padded(index: np.ndarray, size: int) -> np.ndarray:
+  return np.pad(index, (0, size - len(index)), constant_values=-1)
