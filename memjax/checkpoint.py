@@ -15,8 +15,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from memjax import learner
+from memjax import qwen3
 
-_LAST, _BEST = "checkpoints", "best"
+FOLDERS = {"last": "checkpoints", "best": "best"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Checkpoints:
     """Writes the state of a finished step; as the best one too if `best`."""
     step = int(state.step)
     args = ocp.args.Composite(
-      state=ocp.args.StandardSave(_plain(state)),
+      params=ocp.args.StandardSave(state.params),
+      rest=ocp.args.StandardSave(_rest(state)),
       meta=ocp.args.JsonSave(dict(meta)),
     )
     if best:
@@ -57,18 +59,19 @@ class Checkpoints:
 def open_checkpoints(workdir: str | pathlib.Path) -> Checkpoints:
   """Opens (or makes) the checkpoint folders of a workdir."""
   root = pathlib.Path(workdir).resolve()
-  return Checkpoints(_manager(root / _LAST, 2), _manager(root / _BEST, 1))
+  return Checkpoints(
+    _manager(root / FOLDERS["last"], 2), _manager(root / FOLDERS["best"], 1)
+  )
 
 
 def restore(
-  workdir: str | pathlib.Path, abstract: learner.TrainState, which: str = "last"
+  workdir: str | pathlib.Path, abstract: learner.TrainState
 ) -> tuple[learner.TrainState, dict[str, Any]] | None:
-  """Reads the last or the best checkpoint of a workdir.
+  """Reads the last checkpoint of a workdir.
 
   Args:
     workdir: of a run.
     abstract: shapes and dtypes of the state, as `jax.eval_shape` gives them.
-    which: "last" or "best".
 
   Returns:
     (state, meta), or None if the workdir has no checkpoint.
@@ -76,32 +79,68 @@ def restore(
   Raises:
     ValueError: the checkpoint does not fit the model and the optimiser.
   """
-  root = pathlib.Path(workdir).resolve() / {"last": _LAST, "best": _BEST}[which]
+  got = _read(
+    workdir,
+    "last",
+    params=ocp.args.StandardRestore(abstract.params),
+    rest=ocp.args.StandardRestore(jax.eval_shape(_rest, abstract)),
+    meta=ocp.args.JsonRestore(),
+  )
+  if got is None:
+    return None
+  rest = got["rest"]
+  key = jax.random.wrap_key_data(rest["key"])
+  state = learner.TrainState(
+    rest["step"], got["params"], rest["opt_state"], key
+  )
+  return state, got["meta"]
+
+
+def restore_params(
+  workdir: str | pathlib.Path, abstract: qwen3.Params, which: str
+) -> tuple[qwen3.Params, dict[str, Any]]:
+  """Reads the parameters of the last or the best checkpoint, and its meta.
+
+  Raises:
+    ValueError: there is none, or it does not fit the model.
+  """
+  got = _read(
+    workdir,
+    which,
+    params=ocp.args.StandardRestore(abstract),
+    meta=ocp.args.JsonRestore(),
+  )
+  if got is None:
+    raise ValueError(
+      f"{workdir} holds no checkpoint in {FOLDERS[which]}/: train there first, "
+      "or take the model of config.model.path with --checkpoint=base"
+    )
+  return got["params"], got["meta"]
+
+
+def _read(workdir: str | pathlib.Path, which: str, **items: Any) -> Any:
+  root = pathlib.Path(workdir).resolve() / FOLDERS[which]
   if not root.is_dir():
     return None
   with _manager(root, None) as manager:
     step = manager.latest_step()
     if step is None:
       return None
-    args = ocp.args.Composite(
-      state=ocp.args.StandardRestore(jax.eval_shape(_plain, abstract)),
-      meta=ocp.args.JsonRestore(),
-    )
     try:
-      got = manager.restore(step, args=args)
+      return manager.restore(step, args=ocp.args.Composite(**items))
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f"{root / str(step)} does not fit this model and optimiser ({error}): "
         "give the config that wrote it, or another --workdir"
       ) from error
-  return _typed(got["state"]), got["meta"]
 
 
 def _manager(path: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(
     path,
     item_handlers={
-      "state": ocp.StandardCheckpointHandler(),
+      "params": ocp.StandardCheckpointHandler(),
+      "rest": ocp.StandardCheckpointHandler(),
       "meta": ocp.JsonCheckpointHandler(),
     },
     # Written at once: the next iteration donates the arrays' buffers.
@@ -111,20 +150,10 @@ def _manager(path: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
   )
 
 
-def _plain(state: learner.TrainState) -> dict[str, Any]:
-  """A tree of ordinary arrays; typed keys have no place in a file."""
+def _rest(state: learner.TrainState) -> dict[str, Any]:
+  """All but the parameters; a typed key has no place in a file."""
   return {
     "step": state.step,
-    "params": state.params,
     "opt_state": state.opt_state,
     "key": jax.random.key_data(state.key),
   }
-
-
-def _typed(plain: Mapping[str, Any]) -> learner.TrainState:
-  return learner.TrainState(
-    plain["step"],
-    plain["params"],
-    plain["opt_state"],
-    jax.random.wrap_key_data(plain["key"]),
-  )

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from memjax import agents
+from memjax import build
 from memjax import metrics as metrics_lib
 from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
@@ -217,3 +218,79 @@ def breakdown(
     for name, score in label(example, texts[0]).items():
       scores.setdefault(name, []).append(score)
   return {name: interval(np.array(x)) for name, x in sorted(scores.items())}
+
+
+def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
+  """Evaluates on all held-out sets.
+
+  Returns:
+    {"sets": {name: cell}, "breakdown": {label: cell} of the first set,
+    "traces": rollouts of its first examples}; plain JSON.
+  """
+  cells, parts, traces = {}, {}, []
+  for number, (name, examples) in enumerate(run.env.eval_sets().items()):
+    greedy = _ask(run, params, examples, traces=0 if number else -1)
+    sampled = None
+    if samples := run.config.eval.samples:
+      sampled = _ask(
+        run,
+        params,
+        examples,
+        temperature=run.config.rollout.temperature,
+        samples=samples,
+      ).scores(run.env.metric)
+    cells[name] = cell(greedy.scores(run.env.metric)[:, 0], sampled)
+    if number == 0:
+      parts = breakdown(greedy, run.env.label)
+      traces = [
+        {
+          "id": example.id,
+          "question": example.question,
+          "answers": list(example.answers),
+          "rollout": {
+            **trace,
+            "reward": run.env.reward(example, trace["answer"]),
+          },
+        }
+        for example, trace in zip(examples, greedy.traces)
+      ]
+  return {"sets": cells, "breakdown": parts, "traces": traces}
+
+
+def quick(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
+  """Greedy accuracy on a part of the first held-out set: {name: cell}."""
+  name, examples = next(iter(run.env.eval_sets().items()))
+  answers = _ask(run, params, examples[: run.config.eval.examples])
+  return {name: interval(answers.scores(run.env.metric)[:, 0])}
+
+
+def controls(run: build.Run, params: qwen3.Params) -> dict[str, dict[str, Any]]:
+  """Accuracy with the memory blanked before the answer, and with the right one.
+
+  The second needs examples that know their oracle memory; without it the
+  control is left out.
+  """
+  found = {"empty_memory": {}, "oracle": {}}
+  for name, examples in run.env.eval_sets().items():
+    memories = {"empty_memory": [""] * len(examples)}
+    if all("oracle" in example.meta for example in examples):
+      memories["oracle"] = [example.meta["oracle"] for example in examples]
+    for control, given in memories.items():
+      answers = _ask(run, params, examples, memories=given)
+      found[control][name] = interval(answers.scores(run.env.metric)[:, 0])
+  return {control: cells for control, cells in found.items() if cells}
+
+
+def _ask(run: build.Run, params, examples, traces=0, **kwargs) -> Answers:
+  """`answer` with a run's settings; traces=-1 records as many as configured."""
+  return answer(
+    params,
+    run.spec,
+    run.tokenizer,
+    examples,
+    # Not the key of training: the same questions, whatever was trained.
+    key=jax.random.key(run.config.seed + 1),
+    batch_size=run.config.eval.batch_size,
+    traces=run.config.eval.traces if traces else 0,
+    **kwargs,
+  )

@@ -44,7 +44,7 @@ _STYLE = {
 
 # title, key, label of the y axis
 _PANELS = (
-  ("Reward in training", "train/reward", "mean reward"),
+  ("Reward in training", "rollout/reward", "mean reward"),
   ("Evaluation", "eval/", "accuracy"),
   ("Distance to the reference", "train/kl", "KL, nats per token"),
   ("Clipped", "train/clip_frac", "fraction of tokens"),

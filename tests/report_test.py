@@ -45,7 +45,7 @@ def _records():
   for step in range(200):
     record = {
       "step": step,
-      "train/reward": step / 200,
+      "rollout/reward": step / 200,
       "train/kl": 0.01 * step if step != 50 else "nan",
       "rollout/truncated": 0.5,
     }

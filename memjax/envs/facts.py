@@ -14,6 +14,7 @@ Every example is a function of (seed, split, index).
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,6 +66,16 @@ class Facts:
   reward_name: str = "reward_exact"
   metric_name: str = "em"
 
+  def __post_init__(self):
+    """Refuses settings that no text can have."""
+    rewards.lookup(rewards.REWARDS, self.reward_name, "config.data.reward_name")
+    rewards.lookup(rewards.METRICS, self.metric_name, "config.data.metric_name")
+    if abs(sum(self.mentions) - 1) > 1e-6 or len(self.mentions) > len(CITIES):
+      raise ValueError(
+        f"config.data.mentions={self.mentions}: expected up to {len(CITIES)} "
+        "probabilities that add up to 1"
+      )
+
   def example(
     self, split: str, index: int, scale: int = 1
   ) -> example_lib.Example:
@@ -108,12 +119,7 @@ class Facts:
 
   def eval_sets(self) -> dict[str, list[example_lib.Example]]:
     """Held-out examples at each scale, keyed x1, x2, ..."""
-    return {
-      f"x{scale}": [
-        self.example("eval", i, scale) for i in range(self.eval_examples)
-      ]
-      for scale in self.scales
-    }
+    return _eval_sets(self)
 
   def reward(self, example: example_lib.Example, text: str) -> float:
     """The training reward of an answer."""
@@ -134,6 +140,17 @@ class Facts:
         rewards.exact_match(text, example.meta["stale"])
       ),
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _eval_sets(env: Facts) -> dict[str, list[example_lib.Example]]:
+  """Made once: generating them takes seconds."""
+  return {
+    f"x{scale}": [
+      env.example("eval", i, scale) for i in range(env.eval_examples)
+    ]
+    for scale in env.scales
+  }
 
 
 def demonstrate(

@@ -1,0 +1,70 @@
+"""Learning to keep the right facts, in minutes on a laptop's two cores.
+
+    make quickstart
+
+or  python -m memjax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+A Qwen3 of 114 thousand parameters reads texts of 50 words in chunks of 10 and
+keeps three words between chunks. It starts from a base model that follows the
+format but keeps poor notes, and is told nothing but whether its final answer
+was right. See experiments/01_quickstart/README.md.
+"""
+
+import ml_collections
+
+from memjax import config as config_lib
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = config_lib.default()
+  with config.unlocked():
+    config.name = "quickstart"
+    config.model.path = "experiments/01_quickstart/base"
+    config.model.dtype = "float32"
+    config.model.scan_layers = False  # faster on CPU
+    config.model.remat = False
+    config.data = ml_collections.ConfigDict(
+      {
+        "name": "facts",
+        "chunks": 5,
+        "chunk_tokens": 10,
+        "eval_examples": 2048,  # interval of +-1 point at 95 %
+        "scales": (1, 2, 4, 8),
+        "reward_name": "reward_exact",
+        "metric_name": "em",
+      }
+    )
+  config.agent.update(
+    style="words",
+    chunk_tokens=10,
+    max_chunks=5,
+    question_tokens=1,
+    memory_tokens=3,
+    update_tokens=4,
+    answer_tokens=2,
+  )
+  config.rollout.update(
+    questions=24,
+    group_size=8,
+    dynamic_sampling=True,
+    max_waves=2,
+  )
+  config.objective.update(
+    std_normalize=True,
+    clip_high=0.28,
+    dual_clip=0.0,
+    kl_coef=0.0,
+    old_logp="sampler",
+  )
+  config.train.update(
+    steps=400,
+    minibatches=2,
+    micro_batch=160,
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup_steps=0,
+    b2=0.95,
+  )
+  config.eval.update(every=25, examples=512, batch_size=512)
+  config.checkpoint.every = 25
+  return config

@@ -1,0 +1,240 @@
+"""From a config to the objects of a run: everything is checked here.
+
+What can be refused is refused in `make`, before the first compile: after it,
+an exception is a bug or a fault of the machine, not of the user's input.
+"""
+
+import dataclasses
+import inspect
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from memjax import agents
+from memjax import collect
+from memjax import config as config_lib
+from memjax import hf
+from memjax import learner
+from memjax import losses
+from memjax import qwen3
+from memjax import tokenizer as tokenizer_lib
+from memjax.envs import facts
+from memjax.envs import long_context
+from memjax.memory import recurrent
+
+# An environment has train_examples, eval_sets, reward, metric and label.
+ENVS = {"facts": facts.Facts, "long_context": long_context.make}
+
+# What may differ when a workdir is used again: how long, not what.
+_FREE = ("train.steps", "eval.", "name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a config describes.
+
+  Attributes:
+    config: where it comes from.
+    model: the policy's shape.
+    tokenizer: the policy's.
+    spec: the agent.
+    env: tasks, rewards, metrics; None where the mode needs none.
+    collect: how experience is made.
+    objective: what is minimised.
+    schedule: learning rate by iteration.
+    tx: the optimiser.
+  """
+
+  config: ml_collections.ConfigDict
+  model: qwen3.Config
+  tokenizer: tokenizer_lib.Tokenizer
+  spec: agents.Spec
+  env: Any
+  collect: collect.CollectConfig
+  objective: learner.Objective
+  schedule: optax.Schedule
+  tx: optax.GradientTransformation
+
+  def load_params(self) -> qwen3.Params:
+    """The float32 parameters of config.model.path."""
+    return hf.load(self.config.model.path, dtype=jnp.float32)[1]
+
+  def abstract_params(self) -> qwen3.Params:
+    """Shapes and dtypes of the parameters; allocates nothing."""
+    return jax.eval_shape(lambda: qwen3.init(jax.random.key(0), self.model))
+
+  def abstract_state(self) -> learner.TrainState:
+    """Shapes and dtypes of the train state; allocates nothing."""
+    return jax.eval_shape(
+      lambda params: self.init_state(params), self.abstract_params()
+    )
+
+  def init_state(self, params: qwen3.Params) -> learner.TrainState:
+    """The state before the first iteration."""
+    return learner.TrainState(
+      jnp.int32(0),
+      params,
+      self.tx.init(params),
+      jax.random.key(self.config.seed),
+    )
+
+
+def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
+  """Builds everything but the parameters, and checks it.
+
+  Raises:
+    ValueError: something that the user gave cannot be; says what and why.
+  """
+  config_lib.check(config)
+  model = _model(config.model)
+  tokenizer = tokenizer_lib.load(config.model.tokenizer or config.model.path)
+  if tokenizer.vocab_size > model.vocab_size:
+    raise ValueError(
+      f"the tokenizer of {config.model.tokenizer or config.model.path} has "
+      f"{tokenizer.vocab_size} ids, the model only {model.vocab_size} "
+      "embeddings: name the tokenizer that the model was trained with"
+    )
+  agent, rollout, train = config.agent, config.rollout, config.train
+  spec = agents.Spec(
+    model,
+    recurrent.make_recurrent(
+      tokenizer, agent.style, agent.memory_tokens, agent.thinking
+    ),
+    agent.chunk_tokens,
+    agent.question_tokens,
+    agent.update_tokens,
+    agent.answer_tokens,
+  )
+  schedule = learner.make_schedule(
+    train.schedule, train.learning_rate, train.steps, train.warmup_steps
+  )
+  return Run(
+    config,
+    model,
+    tokenizer,
+    spec,
+    _env(config) if needs_data else None,
+    collect.CollectConfig(
+      questions=rollout.questions,
+      group_size=rollout.group_size,
+      max_chunks=agent.max_chunks,
+      temperature=rollout.temperature,
+      std_normalize=config.objective.std_normalize,
+      dynamic_sampling=rollout.dynamic_sampling,
+      max_waves=rollout.max_waves,
+      overlong_buffer=rollout.overlong_buffer,
+      shuffle_rewards=config.shuffle_rewards,
+    ),
+    _objective(config),
+    schedule,
+    optax.chain(
+      optax.clip_by_global_norm(train.grad_clip),
+      optax.adamw(
+        lambda count: schedule(count // train.minibatches),
+        b1=train.b1,
+        b2=train.b2,
+        weight_decay=train.weight_decay,
+      ),
+    ),
+  )
+
+
+def _model(config: ml_collections.ConfigDict) -> qwen3.Config:
+  if not config.path:
+    raise ValueError(
+      "config.model.path is empty: name a Hugging Face model directory, for "
+      "example --config.model.path=Qwen3-1.7B"
+    )
+  return dataclasses.replace(
+    hf.load_config(config.path),
+    dtype=config.dtype,
+    scan_layers=config.scan_layers,
+    remat=config.remat,
+  )
+
+
+def _objective(config: ml_collections.ConfigDict) -> learner.Objective:
+  objective = config.objective
+  if objective.name not in losses.OBJECTIVES:
+    raise ValueError(
+      f"config.objective.name={objective.name!r}: choose one of "
+      f"{', '.join(losses.OBJECTIVES)}"
+    )
+  try:
+    loss = losses.LossConfig(
+      clip_low=objective.clip_low,
+      clip_high=objective.clip_high,
+      dual_clip=objective.dual_clip or None,
+      kl_coef=objective.kl_coef,
+      max_length=max(config.agent.update_tokens, config.agent.answer_tokens),
+      entropy_coef=objective.entropy_coef,
+    )
+  except ValueError as error:
+    raise ValueError(f"config.objective: {error}") from error
+  return learner.Objective(objective.name, loss, config.rollout.temperature)
+
+
+def _env(config: ml_collections.ConfigDict) -> Any:
+  fields = config.data.to_dict()
+  name = fields.pop("name", None)
+  if name not in ENVS:
+    raise ValueError(
+      f"config.data.name={name!r}: choose one of {', '.join(ENVS)}"
+    )
+  known = [x for x in inspect.signature(ENVS[name]).parameters if x != "seed"]
+  for field in fields:
+    if field not in known:
+      raise ValueError(
+        f"config.data.{field} is not a field of {name}: choose among "
+        f"{', '.join(known)}"
+      )
+  return ENVS[name](**fields, seed=config.seed)
+
+
+def claim(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict
+) -> pathlib.Path:
+  """Makes a workdir this config's own, or recognises that it is.
+
+  Raises:
+    ValueError: the workdir belongs to another config; names the first key.
+  """
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / "config.json"
+  mine = _flat(config.to_dict())
+  if path.exists():
+    theirs = _flat(json.loads(path.read_text()))
+    for key in sorted(mine.keys() | theirs.keys()):
+      free = any(key == x or key.startswith(x) for x in _FREE)
+      if mine.get(key) != theirs.get(key) and not free:
+        raise ValueError(
+          f"{workdir} belongs to a run with config.{key}={theirs.get(key)!r}, "
+          f"not {mine.get(key)!r}: take another --workdir, or the old value"
+        )
+  write_json(path, config.to_dict())
+  return workdir
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(tree, dict):
+    # As JSON gives it back: tuples are lists there.
+    return {prefix[:-1]: json.loads(json.dumps(tree))}
+  flat = {}
+  for key, value in tree.items():
+    flat |= _flat(value, f"{prefix}{key}.")
+  return flat
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes a JSON file whole or not at all."""
+  path = pathlib.Path(path)
+  temp = path.with_name(path.name + ".tmp")
+  temp.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+  os.replace(temp, path)

@@ -1,0 +1,199 @@
+"""What a run can be told, with the defaults, and the checks of plain numbers.
+
+A file under configs/ takes `default()` and changes what differs. Keys are
+locked: an unknown one is refused when the command line is read.
+"""
+
+import ml_collections
+
+
+def default() -> ml_collections.ConfigDict:
+  """All keys; the numbers are those of MemAgent (2507.02259) where it has any.
+
+  Lengths are in tokens.
+  """
+  config = ml_collections.ConfigDict(
+    {
+      "name": "run",  # shown in tables and reports
+      "seed": 0,  # of weights' order, rollouts, data order and shuffling
+      # Permutes rewards within each group: a control that teaches nothing.
+      "shuffle_rewards": False,
+      "model": {
+        "path": "",  # Hugging Face directory: config.json, *.safetensors
+        "tokenizer": "",  # directory of the tokenizer; "": the model's
+        "dtype": "bfloat16",  # of matrix products; masters are float32
+        "scan_layers": True,  # False: unrolled, faster on CPU
+        "remat": True,  # recompute layers in the backward pass
+      },
+      "data": {
+        "name": "long_context",  # key of build.ENVS; the rest are its fields
+        "path": "",  # .parquet, .json or .jsonl with what is trained on
+        "eval_path": "",  # the same for evaluation; "": hold some out
+        "holdout": 128,  # questions held out of path without an eval_path
+        "reward_name": "reward_boxed",
+        "metric_name": "sub_em",
+      },
+      "agent": {
+        "style": "memagent",  # key of prompts.STYLES
+        "thinking": False,  # chat templates that can open a reasoning block
+        "chunk_tokens": 5000,
+        "max_chunks": 8,  # in training; longer texts lose their middle
+        "question_tokens": 1024,
+        "memory_tokens": 1024,
+        "update_tokens": 1024,  # written per memory turn, reasoning included
+        "answer_tokens": 1024,
+      },
+      "rollout": {
+        "questions": 16,  # groups per iteration
+        "group_size": 16,
+        "temperature": 1.0,
+        "dynamic_sampling": False,  # DAPO: only groups with two rewards count
+        "max_waves": 1,  # sampled per iteration to find them
+        "overlong_buffer": 0,  # DAPO's penalty begins so early; 0 is none
+      },
+      "objective": {
+        "name": "multi_conv_dapo",  # key of losses.OBJECTIVES
+        "std_normalize": False,
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "dual_clip": 3.0,  # 0 turns it off
+        "kl_coef": 1e-3,  # k3 to the model of model.path
+        "entropy_coef": 0.0,
+        "old_logp": "trainer",  # or "sampler"
+      },
+      "train": {
+        "steps": 200,  # iterations: rollouts, then `minibatches` updates
+        "minibatches": 1,
+        "micro_batch": 8,  # rows per forward and backward pass
+        "learning_rate": 1e-6,
+        "schedule": "constant",  # linear or cosine: down to 0
+        "warmup_steps": 20,
+        "b1": 0.9,
+        "b2": 0.999,
+        "weight_decay": 0.0,
+        "grad_clip": 1.0,  # global norm
+      },
+      "eval": {
+        "every": 10,  # iterations; 0: only before and after training
+        "examples": 128,  # greedy, during training
+        "batch_size": 32,
+        "samples": 1,  # answers per question at temperature; 0: greedy alone
+        "traces": 3,  # rollouts shown in the report
+      },
+      "checkpoint": {"every": 10},  # iterations
+      "sft": {  # --mode=sft, a supervised warm start
+        "path": "",  # JSONL of {"prompt": ..., "response": ...}
+        "steps": 100,
+        "batch_size": 8,
+        "learning_rate": 1e-5,
+      },
+    }
+  )
+  return config.lock()
+
+
+# Lower bounds of numbers; (key, least, why).
+_AT_LEAST = (
+  ("agent.chunk_tokens", 1),
+  ("agent.max_chunks", 1),
+  ("agent.question_tokens", 1),
+  ("agent.memory_tokens", 1),
+  ("agent.update_tokens", 1),
+  ("agent.answer_tokens", 1),
+  ("rollout.questions", 1),
+  ("rollout.group_size", 2),
+  ("rollout.max_waves", 1),
+  ("rollout.overlong_buffer", 0),
+  ("train.steps", 1),
+  ("train.minibatches", 1),
+  ("train.micro_batch", 1),
+  ("train.warmup_steps", 0),
+  ("eval.every", 0),
+  ("eval.examples", 1),
+  ("eval.batch_size", 1),
+  ("eval.samples", 0),
+  ("eval.traces", 0),
+  ("checkpoint.every", 1),
+  ("sft.steps", 1),
+  ("sft.batch_size", 1),
+)
+_POSITIVE = (
+  "rollout.temperature",
+  "train.learning_rate",
+  "train.grad_clip",
+  "sft.learning_rate",
+)
+
+
+def _get(config: ml_collections.ConfigDict, key: str):
+  for part in key.split("."):
+    config = config[part]
+  return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses numbers that cannot work, before anything is loaded.
+
+  Raises:
+    ValueError: names the key, the value and what was expected.
+  """
+  _check_keys(config, default(), "config")
+  for key, least in _AT_LEAST:
+    if _get(config, key) < least:
+      raise ValueError(
+        f"config.{key}={_get(config, key)}: expected at least {least}"
+      )
+  for key in _POSITIVE:
+    if not _get(config, key) > 0:
+      raise ValueError(
+        f"config.{key}={_get(config, key)}: expected more than 0"
+      )
+  rollout, train, agent = config.rollout, config.train, config.agent
+  if rollout.max_waves > 1 and not rollout.dynamic_sampling:
+    raise ValueError(
+      f"config.rollout.max_waves={rollout.max_waves}: without "
+      "config.rollout.dynamic_sampling there is one wave; turn it on"
+    )
+  shortest = min(agent.update_tokens, agent.answer_tokens)
+  if rollout.overlong_buffer > shortest:
+    raise ValueError(
+      f"config.rollout.overlong_buffer={rollout.overlong_buffer} is more than "
+      f"the {shortest} tokens of the shorter response limit"
+    )
+  rows = rollout.questions * rollout.group_size
+  if train.minibatches > rows:
+    raise ValueError(
+      f"config.train.minibatches={train.minibatches} is more than the {rows} "
+      "trajectories of an iteration"
+    )
+  choices = {
+    "config.objective.old_logp": (
+      config.objective.old_logp,
+      ("trainer", "sampler"),
+    ),
+    "config.model.dtype": (config.model.dtype, ("float32", "bfloat16")),
+  }
+  for key, (value, valid) in choices.items():
+    if value not in valid:
+      raise ValueError(f"{key}={value!r}: choose one of {', '.join(valid)}")
+
+
+def _check_keys(config, known, path: str) -> None:
+  """Compares keys, for configs that were not made from `default()`."""
+  for key in known:
+    if key not in config:
+      raise ValueError(
+        f"{path}.{key} is missing: start from memjax.config.default()"
+      )
+  for key in config:
+    # An environment has its own fields.
+    if key not in known and path != "config.data":
+      raise ValueError(
+        f"{path}.{key} is not a key: choose one of {', '.join(sorted(known))}"
+      )
+    if (
+      key in known
+      and hasattr(known[key], "keys")
+      and f"{path}.{key}" != "config.data"
+    ):
+      _check_keys(config[key], known[key], f"{path}.{key}")

@@ -1,0 +1,289 @@
+"""Questions about long texts, from files: MemAgent's, MemFactory's, RULER's.
+
+Layouts, told apart by the fields of each record:
+
+  MemAgent's and MemFactory's JSON
+    {"context": str, "input": str, "answers": [str]}
+  RULER's
+    {"context": str, "input": str, "outputs": [str]}
+  MemAgent's parquet, which is verl's
+    {"prompt": [{"role", "content"}], "context": str,
+     "reward_model": {"ground_truth": [str]}}
+
+A file is .json (a list), .jsonl (an object per line) or .parquet. No record is
+skipped: a malformed one is an error that names it, which is why JSON is read
+by the standard library; Arrow's reader knows no line numbers.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+
+from memjax import rewards
+from memjax.envs import example as example_lib
+
+# Ids of held-out examples start here, so that none is a training example's.
+_EVAL_ID = 1 << 24
+
+
+def load(
+  path: str | os.PathLike, first_id: int = 0
+) -> list[example_lib.Example]:
+  """Reads a data file.
+
+  Args:
+    path: of the file.
+    first_id: id of the first record.
+
+  Raises:
+    ValueError: names the file, the record, what it has and what it should.
+  """
+  path = pathlib.Path(path)
+  readers = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}
+  if path.suffix not in readers:
+    raise ValueError(
+      f"{path}: unknown kind of file; expected one of {', '.join(readers)}"
+    )
+  if not path.is_file():
+    raise ValueError(f"{path}: no such file")
+  examples = [
+    _example(record, first_id + i, where)
+    for i, (where, record) in enumerate(readers[path.suffix](path))
+  ]
+  if not examples:
+    raise ValueError(f"{path} is empty: expected at least one record")
+  return examples
+
+
+def _json(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+  text = _text(path)
+  if not text.strip():
+    return
+  try:
+    records = json.loads(text)
+  except ValueError as error:
+    raise ValueError(f"{path} is not JSON: {error}") from error
+  if not isinstance(records, list):
+    raise ValueError(
+      f"{path} holds a JSON {type(records).__name__}, expected a list of "
+      "records; a file with one object per line is called .jsonl"
+    )
+  for number, record in enumerate(records, start=1):
+    yield f"{path}, record {number}", record
+
+
+def _jsonl(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+  for number, line in enumerate(_text(path).splitlines(), start=1):
+    where = f"{path}, line {number}"
+    try:
+      yield where, json.loads(line)
+    except ValueError as error:
+      raise ValueError(
+        f"{where} is not JSON ({error}): {line[:60]!r}"
+      ) from error
+
+
+def _text(path: pathlib.Path) -> str:
+  try:
+    return path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+  try:
+    # Streamed: nothing is copied to a cache.
+    rows = list(
+      datasets.load_dataset(
+        "parquet", data_files=str(path), split="train", streaming=True
+      )
+    )
+  except Exception as error:  # of half a dozen libraries below
+    raise ValueError(f"{path} is not a parquet file: {error}") from error
+  for number, record in enumerate(rows, start=1):
+    yield f"{path}, record {number}", record
+
+
+def _example(record: Any, id: int, where: str) -> example_lib.Example:
+  """One record of any layout.
+
+  Raises:
+    ValueError: a field is missing or of another type.
+  """
+  if not isinstance(record, Mapping):
+    raise ValueError(
+      f"{where}: expected an object, found {type(record).__name__}"
+    )
+  if "prompt" in record:
+    question = _field(record, "prompt", list, where)
+    if not question or not isinstance(question[-1], Mapping):
+      raise ValueError(f"{where}: prompt is {question!r}, expected messages")
+    question = _field(question[-1], "content", str, f"{where}, prompt")
+    model = _field(record, "reward_model", Mapping, where)
+    answers = _field(model, "ground_truth", (list, str), where)
+  else:
+    question = _field(record, "input", str, where)
+    name = "outputs" if "outputs" in record else "answers"
+    answers = _field(record, name, (list, str), where)
+  answers = [answers] if isinstance(answers, str) else list(answers)
+  if not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+    raise ValueError(
+      f"{where}: the answers are {answers!r}, expected at least one text and "
+      "none that is empty"
+    )
+  if not question.strip():
+    raise ValueError(f"{where}: the question is empty")
+  context = _field(record, "context", str, where)
+  return example_lib.Example(id, question, context, tuple(answers))
+
+
+def _field(record: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
+  if name not in record:
+    raise ValueError(
+      f"{where}: no field {name!r}, only {', '.join(map(str, record))}"
+    )
+  value = record[name]
+  if not isinstance(value, kind):
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    raise ValueError(
+      f"{where}: field {name!r} is {value!r:.60}, expected "
+      f"{' or '.join(k.__name__ for k in kinds)}"
+    )
+  return value
+
+
+@dataclasses.dataclass(frozen=True)
+class LongContext:
+  """The environment; the same methods as `facts.Facts`.
+
+  Attributes:
+    train: examples to train on; may be empty where nothing is trained.
+    held_out: examples to evaluate on, by name of the set.
+    seed: of the order of training.
+    reward_name: key of `rewards.REWARDS`.
+    metric_name: key of `rewards.METRICS`.
+  """
+
+  train: tuple[example_lib.Example, ...]
+  held_out: Mapping[str, list[example_lib.Example]]
+  seed: int
+  reward_name: str
+  metric_name: str
+
+  def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
+    """Examples [start, start + count) of an endless stream of epochs.
+
+    Each epoch is a permutation of its own; the stream is a function of the seed
+    alone. An example's id in the stream is its place, so that it draws other
+    random numbers in every epoch.
+
+    Raises:
+      ValueError: there is nothing to train on.
+    """
+    if not self.train:
+      raise ValueError(
+        "there is nothing to train on: name a file in config.data.path"
+      )
+    examples = []
+    for place in range(start, start + count):
+      epoch, i = divmod(place, len(self.train))
+      order = np.random.default_rng([self.seed, epoch]).permutation(
+        len(self.train)
+      )
+      examples.append(dataclasses.replace(self.train[order[i]], id=place))
+    return examples
+
+  def eval_sets(self) -> Mapping[str, list[example_lib.Example]]:
+    """The held-out examples."""
+    return self.held_out
+
+  def reward(self, example: example_lib.Example, text: str) -> float:
+    """The training reward of an answer."""
+    return rewards.REWARDS[self.reward_name](text, example.answers)
+
+  def metric(self, example: example_lib.Example, text: str) -> float:
+    """The evaluation metric of an answer."""
+    return rewards.METRICS[self.metric_name](text, example.answers)
+
+  def label(self, example: example_lib.Example, text: str) -> dict[str, float]:
+    """Files of this kind say nothing by which a table could be split."""
+    del example, text
+    return {}
+
+
+def make(
+  path: str,
+  eval_path: str,
+  holdout: int,
+  reward_name: str,
+  metric_name: str,
+  seed: int,
+) -> LongContext:
+  """Loads the files of a config.
+
+  Args:
+    path: what is trained on; "" if nothing is.
+    eval_path: what is evaluated on; "" holds some of `path` out.
+    holdout: how many questions of `path` are then held out.
+    reward_name: key of `rewards.REWARDS`.
+    metric_name: key of `rewards.METRICS`.
+    seed: of the choice of held-out questions and of the order of training.
+
+  Raises:
+    ValueError: a file is malformed, no file is named, too many questions would
+      be held out, or a question is in both files.
+  """
+  rewards.lookup(rewards.REWARDS, reward_name, "config.data.reward_name")
+  rewards.lookup(rewards.METRICS, metric_name, "config.data.metric_name")
+  if not path and not eval_path:
+    raise ValueError(
+      "config.data.path is empty: name a .json, .jsonl or .parquet file, for "
+      "example --config.data.path=hotpotqa_train.parquet"
+    )
+  train = load(path) if path else []
+  if eval_path:
+    held_out = load(eval_path, first_id=_EVAL_ID)
+    name = pathlib.Path(eval_path).stem
+  else:
+    train, held_out = _split(train, holdout, seed, path)
+    name = "heldout"
+  shared = {e.question for e in train} & {e.question for e in held_out}
+  if shared:
+    raise ValueError(
+      f"{len(shared)} questions of {eval_path} are also in {path}, for example "
+      f"{min(shared)!r}: an evaluation on them would measure nothing; remove "
+      "them from the training file"
+    )
+  return LongContext(
+    tuple(train), {name: held_out}, seed, reward_name, metric_name
+  )
+
+
+def _split(
+  examples: list[example_lib.Example], holdout: int, seed: int, path: str
+) -> tuple[list[example_lib.Example], list[example_lib.Example]]:
+  """Parts examples by question: (train, held out)."""
+  questions = sorted({e.question for e in examples})
+  if not 0 < holdout < len(questions):
+    raise ValueError(
+      f"config.data.holdout={holdout}: {path} has {len(questions)} different "
+      "questions, of which at least one must be held out and one must stay; "
+      "or name a file in config.data.eval_path"
+    )
+  order = np.random.default_rng([seed, 1]).permutation(len(questions))
+  chosen = {questions[i] for i in order[:holdout]}
+  return (
+    [e for e in examples if e.question not in chosen],
+    [
+      dataclasses.replace(e, id=_EVAL_ID + e.id)
+      for e in examples
+      if e.question in chosen
+    ],
+  )

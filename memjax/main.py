@@ -1,0 +1,67 @@
+"""Runs memjax: python -m memjax.main --config=configs/quickstart.py --workdir=W
+
+Short on purpose: flags and one call. Everything else is in modules that a
+notebook can import.
+"""
+
+import logging as python_logging
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from memjax import build
+from memjax import modes
+from memjax import train
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "settings of the run")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_MODE = flags.DEFINE_enum(
+  "mode", "train", ["train", "eval", "read", "export", "sft"], "what to do"
+)
+_CHECKPOINT = flags.DEFINE_enum(
+  "checkpoint",
+  "last",
+  ["last", "best", "base"],
+  "eval, read, export: whose parameters; base are those of config.model.path",
+)
+_TEXT = flags.DEFINE_string("text", None, "read: a text file, - for stdin")
+_QUESTION = flags.DEFINE_string(
+  "question", None, "read: what is asked about it"
+)
+_OUT = flags.DEFINE_string("out", None, "export, sft: the directory to write")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+  """Checks the config and hands over to the mode."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+  # jax tells at every start which accelerators are not there, and orbax tells
+  # a dozen lines about every checkpoint.
+  python_logging.getLogger("jax._src.xla_bridge").setLevel("WARNING")
+  logging.get_absl_handler().addFilter(
+    lambda line: "orbax" not in line.pathname
+  )
+  mode, workdir, which = _MODE.value, _WORKDIR.value, _CHECKPOINT.value
+  try:
+    run = build.make(_CONFIG.value, needs_data=mode in ("train", "eval"))
+    if mode == "train":
+      train.train(run, workdir)
+    elif mode == "eval":
+      modes.evaluate(run, workdir, which)
+    elif mode == "read":
+      modes.read(run, workdir, which, _TEXT.value, _QUESTION.value)
+    elif mode == "export":
+      modes.export(run, workdir, which, _OUT.value)
+    else:
+      modes.sft(run, _OUT.value)
+  except (ValueError, FloatingPointError) as error:
+    logging.debug("where it happened", exc_info=True)
+    sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,143 @@
+"""What main can do beside training: evaluate, read, export, warm start."""
+
+import os
+import pathlib
+import sys
+
+import jax
+import optax
+
+from memjax import agents
+from memjax import build
+from memjax import checkpoint
+from memjax import evaluate as evaluate_lib
+from memjax import hf
+from memjax import qwen3
+from memjax import report
+from memjax import supervised
+
+
+def load(
+  run: build.Run, workdir: str | os.PathLike, which: str
+) -> tuple[qwen3.Params, str]:
+  """Parameters of a workdir's "last" or "best" checkpoint, or "base".
+
+  Returns:
+    (parameters, where they come from, for people).
+  """
+  if which == "base":
+    return run.load_params(), run.config.model.path
+  params, _ = checkpoint.restore_params(workdir, run.abstract_params(), which)
+  return params, f"{workdir}/{checkpoint.FOLDERS[which]}"
+
+
+def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
+  """Prints the table of one policy and writes workdir/eval_<which>.json."""
+  params, source = load(run, workdir, which)
+  found = evaluate_lib.suite(run, params)
+  summary = {
+    "config": f"{run.config.name}, {source}",
+    "seed": run.config.seed,
+    "metric": run.config.data.metric_name,
+    "data": run.config.data.to_dict(),
+    "train_chunks": run.config.agent.max_chunks,
+    "base" if which == "base" else "trained": found["sets"],
+    "controls": evaluate_lib.controls(run, params),
+    "breakdown": {which: found["breakdown"]},
+  }
+  path = pathlib.Path(workdir) / f"eval_{which}.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  build.write_json(path, {**summary, "traces": found["traces"]})
+  report.print_table(summary)
+  print(f"{path} holds the numbers and some rollouts.")
+
+
+def read(
+  run: build.Run,
+  workdir: str | os.PathLike,
+  which: str,
+  text: str | None,
+  question: str | None,
+) -> None:
+  """Reads a text file; prints the memory after each chunk, and the answer.
+
+  Raises:
+    ValueError: no question, no such file, or it is not UTF-8 text.
+  """
+  if not text or not question:
+    raise ValueError(
+      "--mode=read needs --text=FILE (or - for stdin) and --question=..."
+    )
+  try:
+    content = (
+      sys.stdin.read()
+      if text == "-"
+      else pathlib.Path(text).read_text(encoding="utf-8")
+    )
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(
+      f"--text={text}: not readable as UTF-8 ({error})"
+    ) from error
+  params, source = load(run, workdir, which)
+  print(f"reading with {source}")
+  agent = agents.MemoryAgent(params, run.spec, run.tokenizer)
+  answer, _ = agent.read(
+    content,
+    question,
+    lambda chunk, count, memory: print(
+      f"[chunk {chunk}/{count}] {memory}", flush=True
+    ),
+  )
+  print(f"answer: {answer}")
+
+
+def export(
+  run: build.Run, workdir: str | os.PathLike, which: str, out: str | None
+) -> None:
+  """Writes a Hugging Face directory that transformers loads.
+
+  Raises:
+    ValueError: no --out, or it holds something already.
+  """
+  if not out:
+    raise ValueError("--mode=export needs --out=DIR")
+  params, source = load(run, workdir, which)
+  hf.save(out, run.model, params)
+  run.tokenizer.save(out)
+  print(f"{source} is now in {out}")
+
+
+def sft(run: build.Run, out: str | None) -> None:
+  """Trains on config.sft.path and writes a Hugging Face directory.
+
+  Raises:
+    ValueError: no --out, no pairs, or a malformed one.
+    FloatingPointError: a loss was not finite.
+  """
+  cfg = run.config.sft
+  if not out or not cfg.path:
+    raise ValueError("--mode=sft needs --config.sft.path=JSONL and --out=DIR")
+  pairs = supervised.load_pairs(
+    cfg.path, run.tokenizer, run.config.agent.thinking
+  )
+  schedule = optax.warmup_cosine_decay_schedule(
+    0.0, cfg.learning_rate, max(1, cfg.steps // 20), cfg.steps
+  )
+  params = supervised.fit(
+    run.load_params(),
+    run.model,
+    [pairs],
+    tx=optax.chain(
+      optax.clip_by_global_norm(run.config.train.grad_clip),
+      optax.adamw(schedule),
+    ),
+    steps=cfg.steps,
+    batch_size=cfg.batch_size,
+    seed=run.config.seed,
+    on_step=lambda step, losses: print(
+      f"step {step}/{cfg.steps}  loss {losses[0]:.4f} nats/token", flush=True
+    ),
+  )
+  hf.save(out, run.model, jax.device_get(params))
+  run.tokenizer.save(out)
+  print(f"wrote {out}: name it as --config.model.path to train from it")

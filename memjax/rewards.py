@@ -1,0 +1,158 @@
+"""Verifiers: pure functions of an answer's text and the accepted answers.
+
+All take (text, answers) and give a number in [0, 1]; an empty text or an empty
+list of answers gives 0. What a policy is trained on (`REWARDS`) and what is
+reported (`METRICS`) have different names on purpose: a strict reward resists
+hacking, a lenient metric measures what was known, and the two differ by tens of
+points on the same answers.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+Verifier = Callable[[str, Sequence[str]], float]
+
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Answers of which a part is not a part of the truth (HotpotQA's F1).
+_CLOSED = ("yes", "no", "noanswer")
+
+
+def extract_boxed(text: str) -> str | None:
+  r"""What the last complete \boxed{...} holds; None without one.
+
+  Braces inside are balanced: \boxed{x^{2}} gives x^{2}. A box that is not
+  closed, as a cut response leaves it, is none, and an earlier one is not
+  taken in its place.
+  """
+  start = text.rfind("\\boxed{")
+  if start < 0:
+    return None
+  begin = start + len("\\boxed{")
+  depth = 1
+  for end in range(begin, len(text)):
+    depth += {"{": 1, "}": -1}.get(text[end], 0)
+    if depth == 0:
+      return text[begin:end]
+  return None
+
+
+def extract_answer(text: str) -> str:
+  """The boxed part if there is one, otherwise the whole text, stripped."""
+  boxed = extract_boxed(text)
+  return (text if boxed is None else boxed).strip()
+
+
+def normalize(text: str) -> str:
+  """SQuAD's normal form: lower case, no punctuation, no articles, one space.
+
+  Source: the official script of SQuAD 1.1 (arXiv 1606.05250).
+  """
+  text = _ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION))
+  return " ".join(text.split())
+
+
+def strict_boxed(text: str, answers: Sequence[str]) -> float:
+  r"""1 if the last \boxed{} is an accepted answer, but for case and spaces.
+
+  MemAgent's training reward (2507.02259, eq. 3): nothing but the boxed text is
+  looked at, articles and punctuation count, and there is no reward for the
+  format alone.
+  """
+  boxed = extract_boxed(text)
+  if boxed is None:
+    return 0.0
+  bare = lambda x: "".join(x.lower().split())
+  return float(
+    bool(bare(boxed)) and any(bare(boxed) == bare(a) for a in answers)
+  )
+
+
+def exact_match(text: str, answers: Sequence[str]) -> float:
+  """1 if the answer is an accepted one in normal form (SQuAD EM)."""
+  found = normalize(extract_answer(text))
+  return float(bool(found) and any(found == normalize(a) for a in answers))
+
+
+def squad_f1(text: str, answers: Sequence[str]) -> float:
+  """The best F1 of common words over the accepted answers.
+
+    F1 = 2 p r / (p + r),  p = common / found,  r = common / accepted
+
+  "yes", "no" and "noanswer" are right or wrong as a whole, as in HotpotQA's
+  script (arXiv 1809.09600).
+  """
+  return max((_f1(text, answer) for answer in answers), default=0.0)
+
+
+def _f1(text: str, answer: str) -> float:
+  found, truth = normalize(extract_answer(text)), normalize(answer)
+  if found in _CLOSED or truth in _CLOSED:
+    return float(found == truth)
+  found_words, true_words = found.split(), truth.split()
+  common = collections.Counter(found_words) & collections.Counter(true_words)
+  same = sum(common.values())
+  if not same:
+    return 0.0
+  precision, recall = same / len(found_words), same / len(true_words)
+  return 2 * precision * recall / (precision + recall)
+
+
+def sub_em(text: str, answers: Sequence[str]) -> float:
+  """1 if the answer contains an accepted one or is contained in it.
+
+  MemAgent's evaluation metric, on normal forms and in both directions: "in
+  Paris" is right for "Paris", and "Paris" for "Paris, France". An answer whose
+  normal form is empty is wrong, although an empty text is part of any text.
+  """
+  found = normalize(extract_answer(text))
+  truths = [normalize(answer) for answer in answers]
+  return float(
+    bool(found) and any(t and (t in found or found in t) for t in truths)
+  )
+
+
+def ruler_fraction(text: str, answers: Sequence[str]) -> float:
+  """The share of the answers that the text contains, in any case.
+
+  RULER's string_match_all (arXiv 2404.06654): for tasks with several values.
+  """
+  if not answers:
+    return 0.0
+  return sum(a.lower() in text.lower() for a in answers) / len(answers)
+
+
+def ruler_any(text: str, answers: Sequence[str]) -> float:
+  """1 if the text contains one of the answers: RULER's string_match_part."""
+  return float(any(a.lower() in text.lower() for a in answers))
+
+
+REWARDS: dict[str, Verifier] = {
+  "reward_boxed": strict_boxed,
+  "reward_exact": exact_match,
+  "reward_f1": squad_f1,
+  "reward_ruler": ruler_fraction,
+}
+METRICS: dict[str, Verifier] = {
+  "em": exact_match,
+  "f1": squad_f1,
+  "sub_em": sub_em,
+  "ruler": ruler_fraction,
+  "ruler_any": ruler_any,
+  "boxed_em": strict_boxed,
+}
+
+
+def lookup(table: Mapping[str, Verifier], name: str, key: str) -> Verifier:
+  """The verifier of a name.
+
+  Raises:
+    ValueError: the table has no such name; says which there are.
+  """
+  if name not in table:
+    raise ValueError(f"{key}={name!r}: choose one of {', '.join(table)}")
+  return table[name]

@@ -1,0 +1,282 @@
+"""The training loop, from a config to summary.json and a report.
+
+Read it from `train` downwards. One iteration: rollouts, rewards on the host,
+several updates. The metrics of an iteration are read after the rollouts of the
+next one, before its updates, so the device seldom waits for the host and no
+checkpoint is written before its step was seen to be finite.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from memjax import build
+from memjax import checkpoint
+from memjax import collect
+from memjax import evaluate
+from memjax import learner
+from memjax import metrics as metrics_lib
+from memjax import qwen3
+from memjax import report
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meta:
+  """What a checkpoint remembers beside the state.
+
+  Attributes:
+    cursor: training examples used up.
+    best_step: iteration with the best held-out accuracy so far.
+    best_accuracy: that accuracy.
+    seconds: spent on the run, over all its processes.
+  """
+
+  cursor: int = 0
+  best_step: int = 0
+  best_accuracy: float = -1.0
+  seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+  """A finished iteration whose metrics have not been read yet."""
+
+  experience: collect.Experience
+  history: list[dict[str, jax.Array]]
+  seconds: float
+
+
+def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Trains, or goes on training, what a config describes.
+
+  Args:
+    run: from `build.make`.
+    workdir: folder of the run; a checkpoint in it is resumed.
+
+  Returns:
+    The summary that is also written to workdir/summary.json.
+
+  Raises:
+    ValueError: the workdir belongs to another config.
+    FloatingPointError: an update was not finite.
+  """
+  start = time.monotonic()
+  config, steps = run.config, run.config.train.steps
+  workdir = build.claim(workdir, config)
+  restored = checkpoint.restore(workdir, run.abstract_state())
+  params = run.load_params()
+  base = _base(run, params, workdir)
+  ref_params = _reference(run, params)
+  if restored is None:
+    state, meta, resume_step = run.init_state(params), _Meta(), None
+  else:
+    state, meta = restored[0], _Meta(**restored[1])
+    resume_step = int(state.step)
+    logging.info("%s: resumed after iteration %d", workdir, resume_step)
+  del params  # its buffers are the state's now, and are given to the updates
+  # As if this process had also done what earlier ones did.
+  start -= meta.seconds
+
+  checkpoints, pending = checkpoint.open_checkpoints(workdir), None
+  with (
+    metrics_lib.MetricWriter(workdir, resume_step) as writer,
+    metrics_lib.Progress(steps) as progress,
+  ):
+    if resume_step is None:
+      writer.write_hparams(config.to_dict())
+      writer.write_scalars(0, _eval_scalars(base["sets"]))
+    # One more round than iterations, to settle the last one.
+    for step in range(int(state.step), steps + 1):
+      began = time.monotonic()
+      experience = None
+      if step < steps:
+        experience = collect.collect(
+          _policy(state.params, run.model.dtype),
+          run.spec,
+          run.env,
+          run.tokenizer,
+          run.collect,
+          key=jax.random.fold_in(state.key, step),
+          seed=(config.seed, step),
+          cursor=pending.experience.cursor if pending else meta.cursor,
+        )
+      if pending:  # iteration step - 1, which `state` is the result of
+        scalars = _scalars(run, step - 1, pending)
+        if not scalars["train/finite"]:
+          raise FloatingPointError(_not_finite(step, workdir))
+        writer.write_scalars(step, scalars)
+        progress.update(
+          step, scalars["rollout/reward"], scalars["time/tokens_per_s"]
+        )
+        meta = dataclasses.replace(
+          meta,
+          cursor=pending.experience.cursor,
+          seconds=time.monotonic() - start,
+        )
+        best = False
+        if config.eval.every and step % config.eval.every == 0:
+          sets = evaluate.quick(run, state.params)
+          writer.write_scalars(step, _eval_scalars(sets))
+          accuracy = next(iter(sets.values()))["accuracy"]
+          best = accuracy > meta.best_accuracy
+          if best:
+            meta = dataclasses.replace(
+              meta, best_step=step, best_accuracy=accuracy
+            )
+        if best or step % config.checkpoint.every == 0 or step == steps:
+          writer.flush()
+          checkpoints.save(state, dataclasses.asdict(meta), best)
+      if experience is None:
+        break
+      params, opt_state, history = learner.update(
+        state.params,
+        state.opt_state,
+        [
+          (experience.turns, experience.turn_index),
+          (experience.answers, experience.answer_index),
+        ],
+        ref_params,
+        cfg=run.model,
+        objective=run.objective,
+        tx=run.tx,
+        minibatches=config.train.minibatches,
+        micro_batch=config.train.micro_batch,
+        old_logp=config.objective.old_logp,
+        rng=np.random.default_rng([config.seed, step, 3]),
+      )
+      state = learner.TrainState(
+        jnp.int32(step + 1), params, opt_state, state.key
+      )
+      pending = _Pending(experience, history, time.monotonic() - began)
+  checkpoints.close()
+  return _finish(run, workdir, base, state.params, meta, start)
+
+
+def _policy(params: qwen3.Params, dtype: str) -> qwen3.Params:
+  """The parameters in the dtype that the model computes in, for sampling."""
+  return params if dtype == "float32" else _cast(params, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
+  return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
+  """A copy of the parameters for the KL term, if there is one."""
+  if not run.config.objective.kl_coef:
+    return None
+  return jax.tree.map(
+    lambda x: jnp.array(x, dtype=run.model.dtype, copy=True), params
+  )
+
+
+def _base(
+  run: build.Run, params: qwen3.Params, workdir: pathlib.Path
+) -> dict[str, Any]:
+  """The evaluation before training; kept in a file for runs that resume."""
+  path = workdir / "base.json"
+  if not path.exists():
+    logging.info("evaluating %s", run.config.model.path)
+    build.write_json(path, evaluate.suite(run, params))
+  return json.loads(path.read_text())
+
+
+def _scalars(run: build.Run, step: int, pending: _Pending) -> dict[str, float]:
+  """One line of metrics.jsonl: rollouts, and means over the updates."""
+  history = jax.device_get(pending.history)
+  scalars = {
+    f"train/{name}": float(np.mean([metrics[name] for metrics in history]))
+    for name in history[0]
+  }
+  # In later minibatches the policy has moved away from the sampler's.
+  for name in ("logp_gap", "logp_gap_max"):
+    scalars[f"train/{name}"] = float(history[0][name])
+  scalars["train/finite"] = float(min(m["finite"] for m in history))
+  scalars["train/learning_rate"] = float(run.schedule(step))
+  scalars["train/examples"] = pending.experience.cursor
+  return {
+    **scalars,
+    **pending.experience.metrics,
+    "time/seconds": pending.seconds,
+    "time/tokens_per_s": pending.experience.tokens / pending.seconds,
+  }
+
+
+def _eval_scalars(sets: dict[str, Any]) -> dict[str, float]:
+  return {
+    f"eval/{name}/accuracy": cell["accuracy"] for name, cell in sets.items()
+  }
+
+
+def _not_finite(step: int, workdir: pathlib.Path) -> str:
+  last = sorted(
+    int(path.name)
+    for path in (workdir / checkpoint.FOLDERS["last"]).glob("[0-9]*")
+  )
+  where = (
+    f"the last good checkpoint is {workdir}/{checkpoint.FOLDERS['last']}/"
+    f"{last[-1]}"
+    if last
+    else "there is no checkpoint yet"
+  )
+  return (
+    f"iteration {step}: a loss or gradient was not finite; the update was left "
+    f"out and the run stopped; {where}. Lower config.train.learning_rate or "
+    "config.train.grad_clip, then start again"
+  )
+
+
+def _finish(
+  run: build.Run,
+  workdir: pathlib.Path,
+  base: dict[str, Any],
+  params: qwen3.Params,
+  meta: _Meta,
+  start: float,
+) -> dict[str, Any]:
+  """Evaluates the trained policy and writes summary, curves and report."""
+  trained = evaluate.suite(run, params)
+  summary = {
+    "config": run.config.name,
+    "seconds": time.monotonic() - start,
+    "seed": run.config.seed,
+    "device": jax.devices()[0].device_kind,
+    "versions": {
+      name: importlib.metadata.version(name)
+      for name in ("memjax", "jax", "flax", "optax", "transformers", "numpy")
+    },
+    "train_chunks": run.config.agent.max_chunks,
+    "steps": run.config.train.steps,
+    "train_examples": meta.cursor,
+    "best_step": meta.best_step,
+    "best_accuracy": meta.best_accuracy,
+    "base": base["sets"],
+    "trained": trained["sets"],
+    "controls": evaluate.controls(run, params),
+    "breakdown": {
+      "base": base["breakdown"],
+      "trained": trained["breakdown"],
+    },
+  }
+  rollouts = [
+    {**after, "before": before["rollout"], "after": after["rollout"]}
+    for before, after in zip(base["traces"], trained["traces"])
+  ]
+  build.write_json(workdir / "rollouts.json", rollouts)
+  build.write_json(workdir / "summary.json", summary)
+  records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")
+  report.write_curves(workdir, records)
+  report.write_html(workdir, summary, records, rollouts)
+  report.print_table(summary)
+  print(f"{workdir}/report.html shows curves and rollouts.")
+  return summary
