@@ -11,6 +11,11 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
+# Compiled programs are kept, so that a second run starts at once.
+quickstart: .venv/installed
+	JAX_COMPILATION_CACHE_DIR=.jax_cache $(BIN)/python -m memjax.main \
+	  --config=configs/quickstart.py --workdir=runs/quickstart
+
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/pytest -q -m "not slow"

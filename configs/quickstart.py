@@ -2,7 +2,9 @@
 
     make quickstart
 
-or  python -m memjax.main --config=configs/quickstart.py --workdir=runs/quickstart
+or
+
+    python -m memjax.main --config=configs/quickstart.py --workdir=W
 
 A Qwen3 of 114 thousand parameters reads texts of 50 words in chunks of 10 and
 keeps three words between chunks. It starts from a base model that follows the
@@ -45,6 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.rollout.update(
     questions=24,
+    wave_questions=24,
     group_size=8,
     dynamic_sampling=True,
     max_waves=2,

@@ -122,6 +122,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     _env(config) if needs_data else None,
     collect.CollectConfig(
       questions=rollout.questions,
+      wave_questions=rollout.wave_questions,
       group_size=rollout.group_size,
       max_chunks=agent.max_chunks,
       temperature=rollout.temperature,

@@ -1,12 +1,13 @@
 """One iteration's experience: rollouts, rewards, advantages, rows for the loss.
 
-Rollouts are sampled in waves of Q questions with G trajectories each. Without
-dynamic sampling there is one wave. With it (DAPO, 2503.14476 sec. 3.2) groups
-whose rewards are all equal are left out and further waves are sampled until Q
-groups are live, or `max_waves` is reached; then the update has fewer groups.
+Rollouts are sampled in waves of W questions with G trajectories each, until
+there are Q groups. With dynamic sampling (DAPO, 2503.14476 sec. 3.2) groups
+whose rewards are all equal are left out, and waves are sampled until Q groups
+are live or `max_waves` is reached; then the update has fewer groups.
 
-Dimension key: B = Q * G trajectories of a wave, trajectory b = q * G + g;
-C chunks; turn rows are numbered c * B + b.
+Dimension key: Q groups of an iteration, W of a wave, G trajectories of a group;
+B = W * G, trajectory b = w * G + g; C chunks; turn rows are numbered c * B + b,
+in an iteration c * Q * G + q * G + g.
 """
 
 import dataclasses
@@ -30,13 +31,14 @@ class CollectConfig:
   """How experience is made.
 
   Attributes:
-    questions: Q, groups of an update.
+    questions: Q, groups of an iteration.
+    wave_questions: W, sampled at once: what the KV cache must hold.
     group_size: G, trajectories of a group.
     max_chunks: C, chunks of a trajectory; longer texts lose their middle.
     temperature: of sampling.
     std_normalize: divide advantages by the group's standard deviation.
     dynamic_sampling: leave groups of equal rewards out and sample more.
-    max_waves: at most so many waves; 1 without dynamic sampling.
+    max_waves: at most so many waves with dynamic sampling.
     overlong_buffer: tokens before a response's limit from which DAPO's penalty
       rises to 1; 0 is no penalty. The longest response of a trajectory,
       relative to its limit, counts.
@@ -45,6 +47,7 @@ class CollectConfig:
   """
 
   questions: int
+  wave_questions: int
   group_size: int
   max_chunks: int
   temperature: float = 1.0
@@ -80,11 +83,10 @@ class Experience:
 
 @dataclasses.dataclass(frozen=True)
 class _Wave:
-  """One batch of rollouts, seen from the host."""
+  """What the host knows of one batch of rollouts."""
 
-  episode: agents.Episode
-  adv_QG: np.ndarray
-  live_Q: np.ndarray
+  adv_WG: np.ndarray
+  live_W: np.ndarray
   stats: dict[str, np.ndarray]
 
 
@@ -111,33 +113,39 @@ def collect(
     seed: of what the host draws in this iteration.
     cursor: the first unused training example.
   """
-  Q, G, C = cfg.questions, cfg.group_size, cfg.max_chunks
-  B, filled, waves = Q * G, 0, []
+  Q, W, G, C = (
+    cfg.questions,
+    cfg.wave_questions,
+    cfg.group_size,
+    cfg.max_chunks,
+  )
+  filled, waves = 0, []
+  max_waves = cfg.max_waves if cfg.dynamic_sampling else Q // W
   turns = answers = None
-  while filled < Q and len(waves) < cfg.max_waves:
-    examples = env.train_examples(cursor, Q)
-    cursor += Q
-    wave = _sample(params, spec, env, tokenizer, cfg, examples, key, seed)
+  while filled < Q and len(waves) < max_waves:
+    examples = env.train_examples(cursor, W)
+    cursor += W
+    episode, wave = _sample(
+      params, spec, env, tokenizer, cfg, examples, key, seed
+    )
     waves.append(wave)
-    adv_B = wave.adv_QG.reshape(-1)
-    new_turns = rows_lib.from_turns(wave.episode.turns, adv_B)
-    new_answers = rows_lib.from_segment(wave.episode.answer, adv_B)
-    if not cfg.dynamic_sampling:
-      turns, answers, filled = new_turns, new_answers, Q
-      break
+    adv_B = wave.adv_WG.reshape(-1)
+    new_turns = rows_lib.from_turns(episode.turns, adv_B)
+    new_answers = rows_lib.from_segment(episode.answer, adv_B)
     if turns is None:
-      turns = rows_lib.empty_like(new_turns)
-      answers = rows_lib.empty_like(new_answers)
-    keep = np.flatnonzero(wave.live_Q)[: Q - filled]
-    target_Q = np.full(Q, -1)
-    target_Q[keep] = filled + np.arange(len(keep))
+      turns = rows_lib.empty_like(new_turns, C * Q * G)
+      answers = rows_lib.empty_like(new_answers, Q * G)
+    live_W = wave.live_W if cfg.dynamic_sampling else np.ones(W, bool)
+    keep = np.flatnonzero(live_W)[: Q - filled]
+    target_W = np.full(W, -1)
+    target_W[keep] = filled + np.arange(len(keep))
     filled += len(keep)
-    target_B = _spread(target_Q, G)
+    target_B = _spread(target_W, G)
     target_R = np.where(
-      target_B >= 0, np.arange(C)[:, None] * B + target_B, -1
+      target_B >= 0, np.arange(C)[:, None] * Q * G + target_B, -1
     ).reshape(-1)
-    turns = rows_lib.put(turns, new_turns, np.arange(C * B), target_R)
-    answers = rows_lib.put(answers, new_answers, np.arange(B), target_B)
+    turns = rows_lib.put(turns, new_turns, target_R)
+    answers = rows_lib.put(answers, new_answers, target_B)
   return Experience(
     turns,
     answers,
@@ -149,13 +157,13 @@ def collect(
   )
 
 
-def _spread(target_Q: np.ndarray, group_size: int) -> np.ndarray:
+def _spread(target_W: np.ndarray, group_size: int) -> np.ndarray:
   """Group numbers to trajectory numbers; -1 stays -1."""
-  first = target_Q[:, None] * group_size + np.arange(group_size)
-  return np.where(target_Q[:, None] >= 0, first, -1).reshape(-1)
+  first = target_W[:, None] * group_size + np.arange(group_size)
+  return np.where(target_W[:, None] >= 0, first, -1).reshape(-1)
 
 
-def _sample(params, spec, env, tokenizer, cfg, examples, key, seed) -> _Wave:
+def _sample(params, spec, env, tokenizer, cfg, examples, key, seed):
   """One wave of rollouts with rewards and advantages."""
   task = agents.make_task(
     examples, tokenizer, spec, cfg.max_chunks, cfg.max_chunks
@@ -163,7 +171,7 @@ def _sample(params, spec, env, tokenizer, cfg, examples, key, seed) -> _Wave:
   task = agents.repeat(task, cfg.group_size)
   episode = agents.rollout_jit(params, spec, task, key, cfg.temperature)
   answers = token_lib.to_lists(episode.answer.result)
-  verified_QG = np.array(
+  verified_WG = np.array(
     [
       env.reward(examples[b // cfg.group_size], tokenizer.decode(ids))
       for b, ids in enumerate(answers)
@@ -171,15 +179,14 @@ def _sample(params, spec, env, tokenizer, cfg, examples, key, seed) -> _Wave:
     np.float32,
   ).reshape(-1, cfg.group_size)
   stats = _stats(episode, spec, cfg.overlong_buffer)
-  stats["reward"] = verified_QG
-  reward_QG = verified_QG + stats["penalty"].reshape(verified_QG.shape)
+  stats["reward"] = verified_WG
+  reward_WG = verified_WG + stats["penalty"].reshape(verified_WG.shape)
   if cfg.shuffle_rewards:
     rng = np.random.default_rng([*seed, examples[0].id, 5])
-    reward_QG = rng.permuted(reward_QG, axis=1)
-  return _Wave(
-    episode,
-    np.asarray(advantages.group_relative(reward_QG, cfg.std_normalize)),
-    np.asarray(advantages.live_groups(jnp.asarray(reward_QG))),
+    reward_WG = rng.permuted(reward_WG, axis=1)
+  return episode, _Wave(
+    np.asarray(advantages.group_relative(reward_WG, cfg.std_normalize)),
+    np.asarray(advantages.live_groups(jnp.asarray(reward_WG))),
     stats,
   )
 
@@ -250,7 +257,7 @@ def _metrics(
   )
   return {
     **{f"rollout/{n}": float(mean(n).mean()) for n in names if mean(n).size},
-    "rollout/live_groups": float(np.mean([wave.live_Q for wave in waves])),
+    "rollout/live_groups": float(np.mean([wave.live_W for wave in waves])),
     "rollout/groups": filled,
     "rollout/waves": len(waves),
   }

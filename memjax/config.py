@@ -45,10 +45,11 @@ def default() -> ml_collections.ConfigDict:
       },
       "rollout": {
         "questions": 16,  # groups per iteration
+        "wave_questions": 1,  # of these sampled at once; bounds the KV cache
         "group_size": 16,
         "temperature": 1.0,
         "dynamic_sampling": False,  # DAPO: only groups with two rewards count
-        "max_waves": 1,  # sampled per iteration to find them
+        "max_waves": 48,  # at most so many per iteration to find them
         "overlong_buffer": 0,  # DAPO's penalty begins so early; 0 is none
       },
       "objective": {
@@ -101,6 +102,7 @@ _AT_LEAST = (
   ("agent.update_tokens", 1),
   ("agent.answer_tokens", 1),
   ("rollout.questions", 1),
+  ("rollout.wave_questions", 1),
   ("rollout.group_size", 2),
   ("rollout.max_waves", 1),
   ("rollout.overlong_buffer", 0),
@@ -149,10 +151,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"config.{key}={_get(config, key)}: expected more than 0"
       )
   rollout, train, agent = config.rollout, config.train, config.agent
-  if rollout.max_waves > 1 and not rollout.dynamic_sampling:
+  if rollout.questions % rollout.wave_questions:
     raise ValueError(
-      f"config.rollout.max_waves={rollout.max_waves}: without "
-      "config.rollout.dynamic_sampling there is one wave; turn it on"
+      f"config.rollout.questions={rollout.questions} is not a multiple of "
+      f"config.rollout.wave_questions={rollout.wave_questions}"
     )
   shortest = min(agent.update_tokens, agent.answer_tokens)
   if rollout.overlong_buffer > shortest:

@@ -84,18 +84,16 @@ def logp_and_entropy(
   return qwen3.token_logp(params, cfg, hidden, rows.response.ids, temperature)
 
 
-def empty_like(rows: Rows) -> Rows:
-  """Rows of the same shapes that weigh nothing."""
-  return jax.tree.map(jnp.zeros_like, rows)
+def empty_like(rows: Rows, count: int) -> Rows:
+  """`count` rows of the same shapes that weigh nothing."""
+  return jax.tree.map(lambda x: jnp.zeros((count, *x.shape[1:]), x.dtype), rows)
 
 
 @functools.partial(jax.jit, donate_argnames="into")
-def put(
-  into: Rows, rows: Rows, source_n: jax.Array, target_n: jax.Array
-) -> Rows:
-  """Copies rows[source] to into[target]; a target of -1 copies nothing."""
-  size = into.weight.shape[0]
-  target_n = jnp.where(target_n < 0, size, target_n)
+def put(into: Rows, rows: Rows, target_R: jax.Array) -> Rows:
+  """Copies row i of rows to into[target_R[i]]; -1 copies nothing."""
+  # An index behind the last row writes nowhere.
+  target_R = jnp.where(target_R < 0, into.weight.shape[0], target_R)
   return jax.tree.map(
-    lambda a, b: a.at[target_n].set(b[source_n], mode="drop"), into, rows
+    lambda a, b: a.at[target_R].set(b, mode="drop"), into, rows
   )

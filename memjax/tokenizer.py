@@ -42,12 +42,27 @@ class Tokenizer:
     return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text; no special tokens are added."""
+    """Ids of each text; no special tokens are added.
+
+    Raises:
+      ValueError: a word-level vocabulary lacks a word.
+    """
     if not texts:
       return []
-    return self.backend(
-      list(texts), add_special_tokens=False, return_attention_mask=False
-    )["input_ids"]
+    try:
+      return self.backend(
+        list(texts), add_special_tokens=False, return_attention_mask=False
+      )["input_ids"]
+    except Exception as error:
+      vocabulary = self.backend.get_vocab()
+      for text in texts:
+        for word in text.split():
+          if "UNK" in str(error) and word not in vocabulary:
+            raise ValueError(
+              f"the word {word!r} is not in the tokenizer's vocabulary, and it "
+              "has no token for unknown words: use a tokenizer for free text"
+            ) from error
+      raise
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of the ids, special tokens left out."""

@@ -34,8 +34,11 @@ class Tokens:
 
   @property
   def mask(self) -> jax.Array:
-    """bool [B, T], True where a token stands."""
-    return jnp.arange(self.capacity) < self.length[..., None]
+    """bool [B, T], True where a token stands; leading axes as length has."""
+    position = jnp.arange(self.capacity).reshape(
+      (1,) * self.length.ndim + (-1,)
+    )
+    return position < self.length[..., None]
 
 
 def from_lists(

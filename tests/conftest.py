@@ -1,5 +1,6 @@
 """Settings that every test runs under."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -8,6 +9,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
 import pytest
+
+from memjax import agents
+from memjax import qwen3
+from memjax import tokenizer as tokenizer_lib
+from memjax.envs import facts
+from memjax.memory import recurrent
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -25,3 +32,42 @@ def data_dir() -> pathlib.Path:
   if not path:
     pytest.skip("MEMJAX_DATA does not name a folder of real data")
   return pathlib.Path(path)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+  """The word-level tokenizer of the facts environment."""
+  return tokenizer_lib.from_words(facts.vocabulary())
+
+
+@pytest.fixture(scope="session")
+def spec(tokenizer) -> agents.Spec:
+  """An agent with a model of a few thousand parameters, chunks of 6 words."""
+  model = qwen3.Config(
+    vocab_size=256,
+    width=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_dim=32,
+    rope_theta=100.0,
+    scan_layers=False,
+  )
+  op = recurrent.make_recurrent(tokenizer, "words", capacity=3)
+  # Random weights hardly ever draw one end token in 256: take many.
+  op = dataclasses.replace(op, stop_ids=(1, *range(200, 250)))
+  return agents.Spec(
+    model,
+    op,
+    chunk_tokens=6,
+    question_tokens=2,
+    update_tokens=4,
+    answer_tokens=2,
+  )
+
+
+@pytest.fixture(scope="session")
+def params(spec):
+  """Random weights."""
+  return qwen3.init(jax.random.key(0), spec.model)
