@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
     old_logp="sampler",
   )
   config.train.update(
-    steps=400,
+    steps=350,
     minibatches=2,
     micro_batch=160,
     learning_rate=1e-3,

@@ -161,9 +161,9 @@ def apply(
   scale = 1.0 / jnp.maximum(sums.loss.den, 1e-9)
   grads = jax.tree.map(lambda g: g * scale, sums.grads)
   updates, new_state = tx.update(grads, opt_state, params)
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss.value())
-  finite &= jnp.isfinite(optax.global_norm(updates))
+  finite &= jnp.isfinite(optax.tree.norm(updates))
   keep = lambda new, old: jax.tree.map(
     lambda a, b: jnp.where(finite, a, b), new, old
   )

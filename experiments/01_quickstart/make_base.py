@@ -7,7 +7,6 @@ whose notes are careful in a share of the turns only, and on questions about
 short texts. The result is a Hugging Face directory.
 """
 
-import dataclasses
 import time
 
 import jax
@@ -117,7 +116,7 @@ def main(argv):
       flush=True,
     ),
   )
-  hf.save(_OUT.value, dataclasses.replace(MODEL), params)
+  hf.save(_OUT.value, MODEL, params)
   tokenizer.save(_OUT.value)
 
 

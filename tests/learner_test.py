@@ -1,0 +1,231 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from memjax import agents
+from memjax import learner
+from memjax import losses
+from memjax import rows as rows_lib
+from memjax.envs import example as example_lib
+
+_LOSS = losses.LossConfig(kl_coef=0.0)
+_TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+
+
+@pytest.fixture(scope="module")
+def rows(params, spec, tokenizer):
+  """Memory turns and answers of eight trajectories, with made-up advantages."""
+  words = "the of and to a in is it".split()
+  examples = [
+    example_lib.Example(i, "kim?", " ".join(words[: 2 * i + 2]), ())
+    for i in range(4)
+  ]
+  task = agents.repeat(agents.make_task(examples, tokenizer, spec), 2)
+  episode = agents.rollout_jit(params, spec, task, jax.random.key(0), 1.0)
+  adv = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3, -0.3])
+  return (
+    rows_lib.from_turns(episode.turns, adv),
+    rows_lib.from_segment(episode.answer, adv),
+  )
+
+
+def _index(rows):
+  return np.flatnonzero(np.asarray(rows.weight))
+
+
+def _update(params, spec, rows, ref=None, tx=_TX, objective=None, **kwargs):
+  settings = {
+    "minibatches": 1,
+    "micro_batch": 16,
+    "old_logp": "trainer",
+    "rng": np.random.default_rng(0),
+  } | kwargs
+  copy = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+  return learner.update(
+    copy,
+    tx.init(copy),
+    [(part, _index(part)) for part in rows],
+    ref,
+    cfg=spec.model,
+    objective=objective or learner.Objective(loss=_LOSS),
+    tx=tx,
+    **settings,
+  )
+
+
+def _assert_close(got, want, atol=1e-5):
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_idle_turns_are_no_rows(rows):
+  turns, answers = rows
+  # Contexts of 2, 4, 6 and 8 words in chunks of 6, two samples of each.
+  assert len(_index(answers)) == 8
+  assert len(turns.weight) == 16
+  assert len(_index(turns)) == int(turns.weight.sum()) == 10
+
+
+def test_sums_do_not_depend_on_the_micro_batch(params, spec, rows):
+  """The gradient of a minibatch, however it is cut: numerators add up."""
+  objective = learner.Objective(loss=_LOSS)
+
+  def sums(size):
+    total = learner.init_sums(params, with_ref=False)
+    for part in rows:
+      index = _index(part)
+      for i in range(0, len(index), size):
+        piece = index[i : i + size]
+        piece = np.pad(piece, (0, size - len(piece)), constant_values=-1)
+        total = learner.accumulate(
+          total, params, part, piece, True, cfg=spec.model, objective=objective
+        )
+    return total
+
+  whole, cut = sums(16), sums(3)
+  assert float(whole.loss.den) == float(cut.loss.den) > 0
+  _assert_close(cut.grads, whole.grads, 1e-4)
+  _assert_close(cut.loss, whole.loss, 1e-4)
+  assert float(jnp.abs(jax.tree.leaves(whole.grads)[0]).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo", "dr_grpo"])
+def test_every_objective_may_be_cut(params, spec, rows, name):
+  objective = learner.Objective(name, _LOSS)
+  run = lambda size: _update(
+    params, spec, rows, objective=objective, micro_batch=size, tx=optax.sgd(1.0)
+  )[0]
+  _assert_close(run(4), run(16), 1e-5)
+
+
+def test_ratio_is_exactly_one_on_the_first_update_only(params, spec, rows):
+  objective = learner.Objective(
+    loss=dataclasses.replace(_LOSS, clip_low=0.05, clip_high=0.05)
+  )
+  _, _, (first, second, third) = _update(
+    params,
+    spec,
+    rows,
+    minibatches=3,
+    tx=optax.sgd(1.0),  # a learning rate at which clipping acts
+    objective=objective,
+  )
+  assert float(first["ratio"]) == 1.0
+  assert float(first["clip_frac"]) == 0.0
+  assert float(second["ratio"]) != 1.0
+  assert float(second["clip_frac"]) + float(third["clip_frac"]) > 0.0
+
+
+def test_sampler_and_trainer_logp_agree(params, spec, rows):
+  _, _, (metrics,) = _update(params, spec, rows)
+  assert 0 < float(metrics["logp_gap_max"]) < 1e-4
+  moved = jax.tree.map(lambda x: x * 1.1, params)
+  _, _, (metrics,) = _update(moved, spec, rows)
+  assert float(metrics["logp_gap_max"]) > 1e-2
+
+
+def test_old_logp_of_later_minibatches_is_that_of_the_start(params, spec, rows):
+  """With sampler log-probs, equal to the trainer's, both modes do the same."""
+  run = lambda old: _update(
+    params, spec, rows, minibatches=2, old_logp=old, tx=optax.sgd(0.1)
+  )[0]
+  _assert_close(run("trainer"), run("sampler"), 1e-4)
+
+
+def test_zero_advantages_give_exactly_no_gradient(params, spec, rows):
+  dead = [
+    dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
+  ]
+  new, _, (metrics,) = _update(params, spec, dead, tx=optax.sgd(1.0))
+  assert float(metrics["grad_norm"]) == 0.0
+  for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(params)):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_rows_that_weigh_nothing_change_nothing(params, spec, rows):
+  turns, answers = rows
+  poisoned = dataclasses.replace(
+    turns,
+    old_logp=jnp.where(turns.weight[:, None], turns.old_logp, jnp.nan),
+    adv=jnp.where(turns.weight, turns.adv, jnp.nan),
+  )
+  run = lambda t: _update(params, spec, (t, answers), tx=optax.sgd(1.0))[0]
+  _assert_close(run(poisoned), run(turns), 0)
+
+
+def test_kl_pulls_towards_the_reference(params, spec, rows):
+  moved = jax.tree.map(lambda x: x * 1.2, params)
+  dead = [
+    dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
+  ]
+  objective = learner.Objective(loss=dataclasses.replace(_LOSS, kl_coef=1.0))
+  state, kl = moved, []
+  for _ in range(4):
+    state, _, (metrics,) = _update(
+      state, spec, dead, ref=params, objective=objective, tx=optax.sgd(0.01)
+    )
+    kl.append(float(metrics["kl"]))
+  assert kl[0] > kl[1] > kl[2] > kl[3] > 0
+
+
+def test_kl_to_oneself_is_zero(params, spec, rows):
+  objective = learner.Objective(loss=dataclasses.replace(_LOSS, kl_coef=1e-3))
+  _, _, (metrics,) = _update(
+    params, spec, rows, ref=params, objective=objective
+  )
+  assert abs(float(metrics["kl"])) < 1e-10
+
+
+def test_an_update_that_is_not_finite_changes_nothing(params, spec, rows):
+  turns, answers = rows
+  bad = dataclasses.replace(turns, adv=turns.adv * jnp.inf)
+  before = _TX.init(params)
+  new, opt_state, (metrics,) = _update(params, spec, (bad, answers))
+  assert not bool(metrics["finite"])
+  for a, b in zip(
+    jax.tree.leaves((new, opt_state)), jax.tree.leaves((params, before))
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert bool(_update(params, spec, rows)[2][0]["finite"])
+
+
+def test_bfloat16_computes_on_float32_masters(params, spec, rows):
+  half = dataclasses.replace(
+    spec, model=dataclasses.replace(spec.model, dtype="bfloat16")
+  )
+  # A step of 1e-5 would vanish in a bfloat16 weight of 0.1.
+  new, opt_state, (metrics,) = _update(params, half, rows, tx=optax.adamw(1e-5))
+  assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype("float32")}
+  changed = [
+    float(jnp.mean(a != b))
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(params))
+    if a.ndim > 2
+  ]
+  assert min(changed) > 0.9
+  assert float(metrics["logp_gap_max"]) < 0.1
+
+
+def test_schedules():
+  at = lambda name, warmup: [
+    float(learner.make_schedule(name, 1.0, 10, warmup)(i)) for i in range(10)
+  ]
+  np.testing.assert_allclose(at("constant", 0), 1.0)
+  np.testing.assert_allclose(
+    at("constant", 4)[:5], [0.25, 0.5, 0.75, 1, 1], atol=1e-6
+  )
+  np.testing.assert_allclose(at("linear", 0), 1 - np.arange(10) / 10, atol=1e-6)
+  cosine = at("cosine", 2)
+  np.testing.assert_allclose(cosine[2], 1.0)
+  np.testing.assert_allclose(cosine[6], 0.5, atol=1e-6)  # half of 8 steps
+  assert at("constant", 1)[0] == 1.0
+
+
+def test_bad_schedules_are_refused():
+  with pytest.raises(ValueError, match="'step'.*constant, linear, cosine"):
+    learner.make_schedule("step", 1.0, 10, 0)
+  with pytest.raises(ValueError, match="warmup_steps=10.*less than.*10"):
+    learner.make_schedule("linear", 1.0, 10, 10)
