@@ -1,0 +1,248 @@
+"""Runs of the whole loop, and runs that die: each ends with the same bits."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax import build
+from memjax import checkpoint
+from memjax import learner
+from memjax import metrics as metrics_lib
+from memjax import rewards
+from memjax import train
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _some_reward(monkeypatch):
+  """Random weights never answer right: reward answers of an even length."""
+  monkeypatch.setitem(
+    rewards.REWARDS,
+    "reward_f1",
+    lambda text, answers: float(len(text) % 2),
+  )
+
+
+@pytest.fixture(scope="module")
+def finished():
+  """Workdir of an uninterrupted run; filled by the first test that asks."""
+  return {}
+
+
+def _run(config, workdir, finished=None):
+  if finished is None:
+    train.train(build.make(config), workdir)
+    return workdir
+  if "workdir" not in finished:
+    finished["workdir"] = _run(config, workdir / "whole")
+  return finished["workdir"]
+
+
+def _same(a, b, config):
+  """All that a run leaves behind, but for times."""
+  run = build.make(config)
+  for name in ("metrics.jsonl", "rollouts.json", "base.json", "config.json"):
+    assert (a / name).read_bytes() == (b / name).read_bytes(), name
+  summaries = [json.loads((x / "summary.json").read_text()) for x in (a, b)]
+  for summary in summaries:
+    assert summary.pop("seconds") > 0
+  assert summaries[0] == summaries[1]
+  states = [checkpoint.restore(x, run.abstract_state()) for x in (a, b)]
+  assert states[0][1]["cursor"] == states[1][1]["cursor"]
+  plain = lambda state: jax.tree.leaves(
+    (state.step, state.params, state.opt_state, jax.random.key_data(state.key))
+  )
+  for x, y in zip(plain(states[0][0]), plain(states[1][0])):
+    np.testing.assert_array_equal(x, y)
+  best = [
+    checkpoint.restore_params(x, run.abstract_params(), "best")[0]
+    for x in (a, b)
+  ]
+  for x, y in zip(jax.tree.leaves(best[0]), jax.tree.leaves(best[1])):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_leaves_what_it_promises(config, tmp_path, finished):
+  workdir = _run(config, tmp_path, finished)
+  summary = json.loads((workdir / "summary.json").read_text())
+  for row in (summary["base"], summary["trained"]):
+    for scale in ("x1", "x2"):
+      assert {"accuracy", "low", "high", "n", "sampled"} <= set(row[scale])
+      assert row[scale]["n"] == 8
+  assert set(summary["controls"]) == {"empty_memory", "oracle"}
+  assert summary["train_examples"] == 6 * 4
+  assert summary["versions"]["jax"] == jax.__version__
+  records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")
+  assert [r["step"] for r in records if "train/loss" in r] == [1, 2, 3, 4, 5, 6]
+  assert [r["step"] for r in records if "eval/x1/accuracy" in r] == [0, 3, 6]
+  last = [r for r in records if "train/loss" in r][-1]
+  assert last["train/finite"] == 1.0
+  assert 0 < last["train/logp_gap_max"] < 1e-4
+  assert last["train/kl"] > 0
+  for name in ("curves.png", "report.html", "timing.jsonl"):
+    assert (workdir / name).stat().st_size > 0
+  assert list((workdir / "tensorboard").glob("events.*"))
+
+
+def test_parameters_are_trained(config, tmp_path, finished):
+  workdir, run = _run(config, tmp_path, finished), build.make(config)
+  new, _ = checkpoint.restore_params(workdir, run.abstract_params(), "last")
+  old = run.load_params()
+  for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old)):
+    assert (np.asarray(a) != np.asarray(b)).any()
+
+
+class _Crash(Exception):
+  pass
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 2, 3, 5])
+def test_a_run_that_dies_ends_with_the_same_bits(
+  config, tmp_path, finished, monkeypatch, dies_at
+):
+  whole = _run(config, tmp_path, finished)
+  update, calls = learner.update, []
+
+  def crashing(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == dies_at + 1:
+      raise _Crash
+    return update(*args, **kwargs)
+
+  workdir = tmp_path / "dies"
+  with monkeypatch.context() as patch:
+    patch.setattr(learner, "update", crashing)
+    with pytest.raises(_Crash):
+      _run(config, workdir)
+  _run(config, workdir)
+  _same(workdir, whole, config)
+
+
+def test_resuming_a_finished_run_changes_nothing(config, tmp_path, finished):
+  whole = _run(config, tmp_path, finished)
+  workdir = shutil.copytree(whole, tmp_path / "again")
+  _run(config, workdir)
+  _same(workdir, whole, config)
+
+
+def test_a_longer_run_goes_on(config, tmp_path, finished):
+  whole = _run(config, tmp_path, finished)
+  workdir = shutil.copytree(whole, tmp_path / "longer")
+  config.train.steps = 7
+  _run(config, workdir)
+  records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")
+  assert [r["step"] for r in records if "train/loss" in r][-1] == 7
+
+
+def test_another_config_is_refused(config, tmp_path, finished):
+  workdir = _run(config, tmp_path, finished)
+  config.train.learning_rate = 0.5
+  with pytest.raises(ValueError, match=r"learning_rate=0.01, not 0.5"):
+    train.train(build.make(config), workdir)
+
+
+def test_an_update_that_is_not_finite_stops_the_run(
+  config, tmp_path, monkeypatch
+):
+  """The step and the last good checkpoint are named, and it can go on."""
+  update = learner.update
+
+  def poisoned(params, opt_state, buckets, *args, **kwargs):
+    if kwargs["rng"].bit_generator.seed_seq.entropy[1] == 4:
+      buckets = [(_with_adv(rows, jnp.inf), index) for rows, index in buckets]
+    return update(params, opt_state, buckets, *args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(learner, "update", poisoned)
+    with pytest.raises(FloatingPointError, match=r"iteration 5.*checkpoints/4"):
+      _run(config, tmp_path / "nan")
+  records = metrics_lib.read_jsonl(tmp_path / "nan" / "metrics.jsonl")
+  assert max(r["step"] for r in records) == 4
+  _run(config, tmp_path / "nan")
+  records = metrics_lib.read_jsonl(tmp_path / "nan" / "metrics.jsonl")
+  assert max(r["step"] for r in records) == 6
+
+
+def _with_adv(rows, value):
+  return type(rows)(
+    **{
+      **{f: getattr(rows, f) for f in rows.__dataclass_fields__},
+      "adv": jnp.full_like(rows.adv, value),
+    }
+  )
+
+
+@pytest.mark.parametrize(
+  "kill_at", [1, pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_kill_9(model_dir, tmp_path, kill_at):
+  """The same with processes: one is killed when a step stands in the file."""
+  file = tmp_path / "config.py"
+  file.write_text(_CONFIG.format(model=str(model_dir)))
+
+  def start(workdir):
+    command = [sys.executable, "-m", "memjax.main", f"--config={file}"]
+    return subprocess.Popen(
+      [*command, f"--workdir={workdir}"],
+      cwd=_ROOT,
+      env={
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+      },
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+    )
+
+  whole, dies = tmp_path / "whole", tmp_path / "dies"
+  first = start(whole)
+  assert first.wait(300) == 0, first.stderr.read()
+  victim, metrics = start(dies), dies / "metrics.jsonl"
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline and victim.poll() is None:
+    if metrics.exists() and f'"step": {kill_at},' in metrics.read_text():
+      victim.send_signal(signal.SIGKILL)
+      break
+    time.sleep(0.01)
+  assert victim.wait(60) == -signal.SIGKILL
+  second = start(dies)
+  assert second.wait(300) == 0, second.stderr.read()
+  for name in ("metrics.jsonl", "rollouts.json", "base.json"):
+    assert (dies / name).read_bytes() == (whole / name).read_bytes(), name
+  load = lambda x: json.loads((x / "summary.json").read_text())
+  assert load(dies) | {"seconds": 0} == load(whole) | {"seconds": 0}
+
+
+_CONFIG = """
+import ml_collections
+from memjax import config as config_lib
+
+def get_config():
+  config = config_lib.default()
+  with config.unlocked():
+    config.data = ml_collections.ConfigDict(dict(
+      name="facts", chunks=2, chunk_tokens=6, eval_examples=8, scales=(1,),
+      reward_name="reward_f1", metric_name="em"))
+  config.model.update(path="{model}", dtype="float32", scan_layers=False,
+    remat=False)
+  config.agent.update(style="words", chunk_tokens=6, max_chunks=2,
+    question_tokens=1, memory_tokens=3, update_tokens=4, answer_tokens=2)
+  config.rollout.update(questions=4, wave_questions=4, group_size=4)
+  config.objective.kl_coef = 0.01
+  config.objective.entropy_coef = 0.01
+  config.train.update(steps=5, micro_batch=16, learning_rate=1e-2,
+    warmup_steps=0)
+  config.eval.update(every=2, examples=8, batch_size=8, samples=0)
+  config.checkpoint.every = 2
+  return config
+"""
