@@ -186,7 +186,9 @@ def interval(score_N: np.ndarray) -> dict[str, Any]:
   if np.isin(score_N, (0.0, 1.0)).all():
     low, high = metrics_lib.wilson(float(score_N.sum()), n)
   else:
-    half = 1.959964 * float(score_N.std(ddof=1)) / n**0.5
+    # One score says nothing about the spread.
+    spread = float(score_N.std(ddof=1)) if n > 1 else float("inf")
+    half = 1.959964 * spread / n**0.5
     low, high = max(0.0, mean - half), min(1.0, mean + half)
   return {"accuracy": mean, "low": low, "high": high, "n": n}
 

@@ -67,8 +67,10 @@ def load_pairs(
   Each prompt becomes one user message of the chat template.
 
   Raises:
-    ValueError: names the line of a malformed pair.
+    ValueError: no such file; or names the line of a malformed pair.
   """
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"{path}: no such file; expected JSONL pairs")
   prompts, responses = [], []
   for number, line in enumerate(pathlib.Path(path).open(), start=1):
     try:

@@ -1,0 +1,151 @@
+import jax
+import numpy as np
+import pytest
+
+from memjax import agents
+from memjax import evaluate
+from memjax import tokens as token_lib
+from memjax.envs import example as example_lib
+from memjax.envs import facts
+
+_KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def examples():
+  env = facts.Facts(seed=1, chunks=2, chunk_tokens=6)
+  return [env.example("eval", i, scale=1 + i % 3) for i in range(7)]
+
+
+def _answer(params, spec, tokenizer, examples, batch_size=4, **kwargs):
+  return evaluate.answer(
+    params,
+    spec,
+    tokenizer,
+    examples,
+    key=_KEY,
+    batch_size=batch_size,
+    **kwargs,
+  )
+
+
+def test_the_host_loop_is_the_rollout(params, spec, tokenizer, examples):
+  """Both compose the same turn: the same words come out."""
+  task = agents.make_task(examples, tokenizer, spec)
+  episode = agents.rollout_jit(params, spec, task, _KEY, 0.0)
+  want = [
+    tokenizer.decode(ids) for ids in token_lib.to_lists(episode.answer.result)
+  ]
+  got = _answer(params, spec, tokenizer, examples)
+  assert [texts[0] for texts in got.texts] == want
+
+
+def test_batching_moves_no_answer(params, spec, tokenizer, examples):
+  """Sampled answers too: keys come from the example, not from its place."""
+  run = lambda examples, size: {
+    example.id: texts
+    for example, texts in zip(
+      examples,
+      _answer(
+        params, spec, tokenizer, examples, size, temperature=1.0, samples=3
+      ).texts,
+    )
+  }
+  whole = run(examples, 4)
+  assert run(examples[::-1], 4) == whole
+  assert run(examples[:2], 4) == {e.id: whole[e.id] for e in examples[:2]}
+  assert any(len(set(texts)) > 1 for texts in whole.values())
+
+
+def test_given_memories_are_answered_from(params, spec, tokenizer, examples):
+  """Reading is left out: the context makes no difference, the memory does."""
+  memories = [e.meta["oracle"] for e in examples]
+  got = _answer(params, spec, tokenizer, examples, memories=memories)
+  bare = [
+    example_lib.Example(e.id, e.question, "the", e.answers, e.meta)
+    for e in examples
+  ]
+  assert got.texts == (
+    _answer(params, spec, tokenizer, bare, memories=memories).texts
+  )
+  blank = [""] * len(examples)
+  assert got.texts != (
+    _answer(params, spec, tokenizer, examples, memories=blank).texts
+  )
+
+
+def test_a_memory_that_does_not_fit_is_refused(
+  params, spec, tokenizer, examples
+):
+  with pytest.raises(ValueError, match="4 tokens, more than the capacity 3"):
+    _answer(params, spec, tokenizer, examples[:1], memories=["the of and to"])
+
+
+def test_nothing_to_evaluate_is_refused(params, spec, tokenizer):
+  with pytest.raises(ValueError, match="no example"):
+    _answer(params, spec, tokenizer, [])
+
+
+def test_traces_show_every_turn(params, spec, tokenizer, examples):
+  got = _answer(params, spec, tokenizer, examples, traces=2)
+  assert len(got.traces) == 2
+  for example, trace, texts in zip(examples, got.traces, got.texts):
+    chunks = " ".join(turn["chunk"] for turn in trace["turns"])
+    assert chunks == example.context
+    assert trace["answer"] == texts[0]
+    for turn in trace["turns"]:
+      assert set(turn) >= {"response", "memory", "truncated", "malformed"}
+
+
+def test_no_new_compile_for_another_length(params, spec, tokenizer, examples):
+  _answer(params, spec, tokenizer, examples)
+  compiled = agents.read_turn_jit._cache_size()
+  env = facts.Facts(seed=2, chunks=2, chunk_tokens=6)
+  longer = [env.example("eval", i, scale=6) for i in range(4)]
+  _answer(params, spec, tokenizer, longer)
+  assert agents.read_turn_jit._cache_size() == compiled
+
+
+def test_scores(examples):
+  answers = evaluate.Answers(
+    examples[:2], [["oslo", "rome"], ["lima", "lima"]], []
+  )
+  metric = lambda example, text: float(text == "lima")
+  np.testing.assert_array_equal(answers.scores(metric), [[0, 0], [1, 1]])
+
+
+def test_intervals():
+  # Wilson for right and wrong: 50 of 100.
+  entry = evaluate.interval(np.repeat([0.0, 1.0], 50))
+  assert entry["n"] == 100 and entry["accuracy"] == 0.5
+  np.testing.assert_allclose(
+    [entry["low"], entry["high"]], [0.404, 0.596], atol=1e-3
+  )
+  # Standard errors for scores in between: std of 0.25, 0.75 is 0.25128.
+  entry = evaluate.interval(np.repeat([0.25, 0.75], 50))
+  np.testing.assert_allclose(
+    [entry["low"], entry["high"]],
+    [0.5 - 1.96 * 0.025126, 0.5 + 1.96 * 0.025126],
+    atol=1e-4,
+  )
+  one = evaluate.interval(np.array([0.5]))
+  assert one["low"] == 0.0 and one["high"] == 1.0
+
+
+def test_avg_at_k_takes_its_interval_over_questions():
+  """Sixteen equal samples of a question say no more than one."""
+  few = np.array([[0.0], [1.0]] * 20)
+  many = np.repeat(few, 16, axis=1)
+  a, b = evaluate.cell(few[:, 0], few), evaluate.cell(few[:, 0], many)
+  assert (a["sampled_low"], a["sampled_n"]) == (b["sampled_low"], 40)
+  assert b["samples"] == 16
+
+
+def test_breakdown(examples):
+  answers = evaluate.Answers(examples[:4], [["a"], ["b"], ["a"], ["a"]], [])
+  label = lambda example, text: (
+    {"first": float(text == "a")} if text == "a" else {"second": 0.0}
+  )
+  cells = evaluate.breakdown(answers, label)
+  assert cells["first"]["n"] == 3 and cells["first"]["accuracy"] == 1
+  assert cells["second"]["n"] == 1 and cells["second"]["accuracy"] == 0

@@ -1,0 +1,189 @@
+import json
+
+import datasets
+import numpy as np
+import pytest
+
+from memjax.envs import long_context
+
+_GOOD = {"context": "A text.", "input": "Who?", "answers": ["Ada"]}
+
+
+def _json(path, records):
+  path.write_text(json.dumps(records))
+  return path
+
+
+def test_json(tmp_path):
+  records = [_GOOD, {**_GOOD, "input": "Where?", "num_docs": 50, "index": 1}]
+  first, second = long_context.load(_json(tmp_path / "a.json", records))
+  assert (first.question, first.context) == ("Who?", "A text.")
+  assert first.answers == ("Ada",)
+  assert (first.id, second.id) == (0, 1)
+  assert second.question == "Where?"
+
+
+def test_jsonl_and_ruler(tmp_path):
+  path = tmp_path / "a.jsonl"
+  ruler = {"context": "c", "input": "q", "outputs": ["1", "2"], "index": 0}
+  path.write_text(json.dumps(ruler) + "\n" + json.dumps(_GOOD) + "\n")
+  first, second = long_context.load(path, first_id=10)
+  assert first.answers == ("1", "2")
+  assert second.id == 11
+
+
+def test_parquet(tmp_path):
+  """MemAgent's training file."""
+  row = {
+    "data_source": "hotpotqa",
+    "prompt": [{"role": "user", "content": "Who?"}],
+    "context": "A text.",
+    "ability": "memory",
+    "reward_model": {"style": "rule", "ground_truth": ["Ada", "Lovelace"]},
+    "extra_info": {"index": 0, "question": "Who?", "num_docs": 200},
+  }
+  path = tmp_path / "train.parquet"
+  datasets.Dataset.from_list([row, row]).to_parquet(str(path))
+  first, second = long_context.load(path)
+  assert (first.question, first.context) == ("Who?", "A text.")
+  assert first.answers == ("Ada", "Lovelace")
+  assert second.id == 1
+
+
+@pytest.mark.parametrize(
+  "record, message",
+  [
+    ({"context": "c", "input": "q"}, "record 2: no field 'answers'"),
+    ({"input": "q", "answers": ["a"]}, "record 2: no field 'context'"),
+    ({**_GOOD, "context": 3}, "record 2: field 'context' is 3, expected str"),
+    ({**_GOOD, "answers": []}, "record 2: the answers are"),
+    ({**_GOOD, "answers": [1]}, "record 2: the answers are"),
+    ({**_GOOD, "answers": [" "]}, "record 2: the answers are"),
+    ({**_GOOD, "answers": {"a": 1}}, "record 2: field 'answers'.*list or str"),
+    ({**_GOOD, "input": " "}, "record 2: the question is empty"),
+    (["no object"], "record 2: expected an object, found list"),
+    ({"prompt": [], "context": "c"}, "record 2: prompt is"),
+    (
+      {"prompt": [{"content": "q"}], "context": "c"},
+      "record 2: no field 'reward_model'",
+    ),
+  ],
+)
+def test_a_malformed_record_is_named(tmp_path, record, message):
+  path = _json(tmp_path / "bad.json", [_GOOD, record])
+  with pytest.raises(ValueError, match=message):
+    long_context.load(path)
+
+
+def test_a_malformed_line_is_named(tmp_path):
+  path = tmp_path / "bad.jsonl"
+  path.write_text(json.dumps(_GOOD) + "\n\n" + json.dumps(_GOOD))
+  with pytest.raises(ValueError, match="line 2 is not JSON"):
+    long_context.load(path)
+
+
+@pytest.mark.parametrize(
+  "name, content, message",
+  [
+    ("a.json", b"", "is empty"),
+    ("a.jsonl", b"", "is empty"),
+    ("a.json", b"[]", "is empty"),
+    ("a.json", b"{}", "holds a JSON dict, expected a list"),
+    ("a.json", b"[{", "is not JSON"),
+    ("a.json", b"\xff\xfe", "is not UTF-8"),
+    ("a.parquet", b"nonsense", "is not a parquet file"),
+    ("a.csv", b"x", "unknown kind of file.*json, .jsonl, .parquet"),
+  ],
+)
+def test_a_file_that_cannot_be_read_is_refused(
+  tmp_path, name, content, message
+):
+  path = tmp_path / name
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=message):
+    long_context.load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="no such file"):
+    long_context.load(tmp_path / "a.json")
+
+
+def _records(count, answer="Ada"):
+  return [
+    {"context": f"c{i}", "input": f"q{i}", "answers": [answer]}
+    for i in range(count)
+  ]
+
+
+def _make(path, eval_path="", holdout=2, seed=0):
+  return long_context.make(
+    str(path), str(eval_path), holdout, "reward_boxed", "sub_em", seed
+  )
+
+
+def test_epochs_are_permutations(tmp_path):
+  env = _make(_json(tmp_path / "a.json", _records(12)))
+  assert len(env.train) == 10
+  stream = env.train_examples(0, 30)
+  epochs = [[e.question for e in stream[i : i + 10]] for i in (0, 10, 20)]
+  assert all(set(epoch) == {e.question for e in env.train} for epoch in epochs)
+  assert epochs[0] != epochs[1] != epochs[2]
+  # A cursor gives what one pass gave: what a resumed run depends on.
+  again = env.train_examples(0, 7) + env.train_examples(7, 23)
+  assert again == stream
+  assert [e.id for e in stream] == list(range(30))
+
+
+def test_held_out_questions_are_not_trained_on(tmp_path):
+  # The same question stands in several records.
+  records = _records(6) + _records(6, answer="Bob")
+  env = _make(_json(tmp_path / "a.json", records))
+  (held_out,) = env.eval_sets().values()
+  assert len(held_out) == 4 and len(env.train) == 8
+  assert not {e.question for e in held_out} & {e.question for e in env.train}
+  assert not {e.id for e in held_out} & {e.id for e in env.train}
+  chosen = {
+    frozenset(
+      e.question
+      for e in _make(tmp_path / "a.json", seed=seed).eval_sets()["heldout"]
+    )
+    for seed in range(5)
+  }
+  assert len(chosen) > 1
+
+
+def test_a_question_in_both_files_is_refused(tmp_path):
+  train = _json(tmp_path / "a.json", _records(5))
+  held_out = _json(tmp_path / "b.json", _records(3)[2:])
+  with pytest.raises(ValueError, match="1 questions of .*b.json.*'q2'"):
+    _make(train, held_out)
+
+
+def test_evaluation_alone(tmp_path):
+  env = _make("", _json(tmp_path / "eval_50.json", _records(3)))
+  assert list(env.eval_sets()) == ["eval_50"]
+  with pytest.raises(ValueError, match="nothing to train on"):
+    env.train_examples(0, 1)
+
+
+@pytest.mark.parametrize("holdout", [0, 5, 9])
+def test_too_much_held_out_is_refused(tmp_path, holdout):
+  path = _json(tmp_path / "a.json", _records(5))
+  with pytest.raises(ValueError, match=f"holdout={holdout}.*5 different"):
+    _make(path, holdout=holdout)
+
+
+def test_no_file_is_refused():
+  with pytest.raises(ValueError, match="config.data.path is empty"):
+    _make("")
+
+
+def test_reward_and_metric(tmp_path):
+  env = _make(_json(tmp_path / "a.json", _records(5)))
+  example = env.train[0]
+  assert env.reward(example, r"\boxed{Ada}") == 1
+  assert env.reward(example, "Ada it was") == 0  # strict
+  assert env.metric(example, "Ada it was") == 1  # lenient
+  assert env.label(example, "Ada") == {}
+  np.testing.assert_equal(env.seed, 0)
