@@ -35,6 +35,21 @@ _OUT = flags.DEFINE_string("out", None, "export, sft: the directory to write")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
+def parse(argv: list[str]) -> list[str]:
+  """Reads the flags; an unknown config key or file is one clear line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as error:
+    key = str(error).strip("\"'")
+    given = [x for x in argv if x.startswith("--config.") and key in x]
+    sys.exit(
+      f"memjax: {' '.join(given)}: the config has no key {key!r}; "
+      "memjax/config.py lists all of them"
+    )
+  except OSError as error:
+    sys.exit(f"memjax: --config cannot be read: {error}")
+
+
 def main(argv: list[str]) -> None:
   """Checks the config and hands over to the mode."""
   if len(argv) > 1:
@@ -64,4 +79,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=parse)

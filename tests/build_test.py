@@ -1,0 +1,128 @@
+import json
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from memjax import build
+from memjax import config as config_lib
+
+
+def test_the_defaults_are_memagent_s(model_dir):
+  config = config_lib.default()
+  assert config.agent.chunk_tokens == 5000
+  assert config.agent.memory_tokens == config.agent.answer_tokens == 1024
+  assert config.rollout.group_size == 16
+  assert config.objective.kl_coef == 1e-3
+  assert not config.objective.std_normalize
+  config_lib.check(config)
+
+
+def test_a_run_is_what_the_config_says(config):
+  config.objective.dual_clip = 0.0
+  config.rollout.temperature = 0.7
+  run = build.make(config)
+  assert run.spec.chunk_tokens == 6
+  assert run.spec.op.capacity == 3
+  assert run.objective.loss.dual_clip is None
+  assert run.objective.temperature == run.collect.temperature == 0.7
+  assert run.model.dtype == "float32"
+  assert float(run.schedule(0)) == pytest.approx(0.005)  # 2 steps of warm-up
+  params = run.load_params()
+  assert params["embed"].dtype == jnp.float32
+  shapes = lambda tree: build.jax.tree.map(lambda x: x.shape, tree)
+  assert shapes(params) == shapes(run.abstract_params())
+
+
+@pytest.mark.parametrize(
+  "key, value, message",
+  [
+    ("model.path", "", "config.model.path is empty"),
+    ("model.path", "/nowhere", "/nowhere has no config.json"),
+    ("model.dtype", "float8", "'float8'.*float32, bfloat16"),
+    ("data.name", "squad", "'squad'.*facts, long_context"),
+    ("data.reward_name", "bleu", "'bleu'.*reward_boxed"),
+    ("agent.style", "haiku", "'haiku'.*memagent, words"),
+    ("agent.chunk_tokens", 0, "chunk_tokens=0: expected at least 1"),
+    ("rollout.group_size", 1, "group_size=1: expected at least 2"),
+    ("rollout.wave_questions", 3, "questions=4 is not a multiple of.*=3"),
+    ("rollout.temperature", 0.0, "temperature=0.0: expected more than 0"),
+    ("rollout.overlong_buffer", 3, "overlong_buffer=3.*2 tokens"),
+    ("objective.name", "ppo", "'ppo'.*grpo, dr_grpo, dapo"),
+    ("objective.clip_low", 2.0, "config.objective: clip_low is 2.0"),
+    ("objective.old_logp", "mine", "'mine'.*trainer, sampler"),
+    ("train.minibatches", 17, "minibatches=17.*16 trajectories"),
+    ("train.schedule", "step", "'step'.*constant, linear, cosine"),
+    ("train.warmup_steps", 6, "warmup_steps=6"),
+    ("eval.batch_size", 0, "batch_size=0"),
+  ],
+)
+def test_what_cannot_work_is_refused(config, key, value, message):
+  *parents, last = key.split(".")
+  node = config
+  for parent in parents:
+    node = node[parent]
+  node[last] = value
+  with pytest.raises(ValueError, match=message):
+    build.make(config)
+
+
+def test_an_unknown_key_is_refused(config):
+  with config.unlocked():
+    config.train.lr = 1.0
+  with pytest.raises(ValueError, match=r"config.train.lr.*learning_rate"):
+    build.make(config)
+
+
+def test_a_missing_key_is_refused(config):
+  with config.unlocked():
+    del config.train.steps
+  with pytest.raises(ValueError, match="config.train.steps is missing"):
+    build.make(config)
+
+
+def test_an_unknown_field_of_the_data_is_refused(config):
+  with config.unlocked():
+    config.data.chunk = 3
+  with pytest.raises(ValueError, match="config.data.chunk .*chunks"):
+    build.make(config)
+
+
+def test_a_tokenizer_that_is_too_large_is_refused(config, model_dir, tmp_path):
+  small = tmp_path / "small"
+  shutil.copytree(model_dir, small)
+  found = json.loads((small / "config.json").read_text())
+  (small / "config.json").write_text(json.dumps(found | {"vocab_size": 100}))
+  config.model.path = str(small)
+  with pytest.raises(ValueError, match="241 ids, the model only 100"):
+    build.make(config)
+
+
+def test_heads_that_do_not_divide_are_refused(config, model_dir, tmp_path):
+  odd = tmp_path / "odd"
+  shutil.copytree(model_dir, odd)
+  found = json.loads((odd / "config.json").read_text())
+  found |= {"num_attention_heads": 3, "num_key_value_heads": 2}
+  (odd / "config.json").write_text(json.dumps(found))
+  config.model.path = str(odd)
+  with pytest.raises(ValueError, match="num_heads=3.*num_kv_heads=2"):
+    build.make(config)
+
+
+def test_a_mode_without_data_needs_none(config):
+  with config.unlocked():
+    config.data = config_lib.default().data
+  assert build.make(config, needs_data=False).env is None
+  with pytest.raises(ValueError, match="config.data.path is empty"):
+    build.make(config)
+
+
+def test_a_workdir_belongs_to_one_config(config, tmp_path):
+  build.claim(tmp_path / "w", config)
+  build.claim(tmp_path / "w", config)
+  config.train.steps = 99  # may grow
+  config.eval.samples = 3
+  build.claim(tmp_path / "w", config)
+  config.seed = 5
+  with pytest.raises(ValueError, match="config.seed=0, not 5"):
+    build.claim(tmp_path / "w", config)

@@ -1,0 +1,168 @@
+"""The command line: what a user types, and what a user mistypes."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from memjax import build
+from memjax import checkpoint
+from memjax import hf
+from memjax import modes
+from memjax import train
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _main(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "memjax.main", *map(str, arguments)],
+    cwd=_ROOT,
+    env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache")},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+@pytest.fixture(scope="module")
+def trained(request):
+  """A finished run, and the config that it was made with."""
+  return {}
+
+
+@pytest.fixture
+def run(config, trained, tmp_path_factory):
+  config.train.steps = 3
+  config.eval.samples = 0
+  config.data.scales = (1,)
+  made = build.make(config)
+  if "workdir" not in trained:
+    trained["workdir"] = tmp_path_factory.mktemp("trained")
+    train.train(made, trained["workdir"])
+  return made
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (
+      ["--config.train.lr=3"],
+      "--config.train.lr=3: the config has no key 'lr'",
+    ),
+    (["--config.data.chunk=3"], "no key 'chunk'"),
+    (["--config=configs/nowhere.py"], "nowhere.py"),
+    (["--config.train.steps=many"], "many"),
+    (["--config.model.path=/nowhere"], "/nowhere has no config.json"),
+    (["--config.rollout.wave_questions=7"], "is not a multiple of"),
+    (["--mode=dream"], "dream"),
+    (["stray"], "stray"),
+    (["--mode=eval"], "holds no checkpoint.*--checkpoint=base"),
+    (["--mode=read"], "--text=FILE"),
+    (["--mode=export"], "--out=DIR"),
+    (["--mode=sft"], "config.sft.path"),
+  ],
+)
+def test_mistakes_end_in_one_clear_line(tmp_path, arguments, message):
+  done = _main(
+    "--config=configs/quickstart.py", f"--workdir={tmp_path}/w", *arguments
+  )
+  assert done.returncode != 0
+  text = " ".join(done.stderr.split())
+  assert re.search(message, text), text
+  assert "Traceback" not in done.stderr
+  assert not (tmp_path / "w" / "metrics.jsonl").exists()
+
+
+def test_config_and_workdir_are_required():
+  done = _main("--workdir=/tmp/w")
+  assert done.returncode != 0
+  assert "config" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_eval(run, trained, capsys):
+  modes.evaluate(run, trained["workdir"], "last")
+  assert "trained" in capsys.readouterr().out
+  found = json.loads((trained["workdir"] / "eval_last.json").read_text())
+  summary = json.loads((trained["workdir"] / "summary.json").read_text())
+  assert found["trained"] == summary["trained"]
+  assert found["controls"] == summary["controls"]
+  modes.evaluate(run, trained["workdir"], "base")
+  found = json.loads((trained["workdir"] / "eval_base.json").read_text())
+  assert found["base"] == summary["base"]
+
+
+def test_eval_takes_several_samples(run, config, trained):
+  config.eval.samples = 3
+  modes.evaluate(build.make(config), trained["workdir"], "best")
+  found = json.loads((trained["workdir"] / "eval_best.json").read_text())
+  cell = found["trained"]["x1"]
+  assert cell["samples"] == 3 and cell["sampled_n"] == 8
+  assert cell["sampled_low"] <= cell["sampled"] <= cell["sampled_high"]
+
+
+def test_read(run, trained, tmp_path, capsys):
+  text = tmp_path / "text.txt"
+  text.write_text("the of kim=oslo and to a in is it kim=rome on as at")
+  modes.read(run, trained["workdir"], "last", str(text), "kim?")
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split("]")[0] for line in lines[1:4]] == [
+    "[chunk 1/3",
+    "[chunk 2/3",
+    "[chunk 3/3",
+  ]
+  assert lines[4].startswith("answer: ")
+
+
+@pytest.mark.parametrize(
+  "text, question, message",
+  [
+    (None, "kim?", "--text"),
+    ("x.txt", None, "--question"),
+    ("/nowhere.txt", "kim?", "/nowhere.txt: not readable"),
+  ],
+)
+def test_read_refuses(run, trained, text, question, message):
+  with pytest.raises(ValueError, match=message):
+    modes.read(run, trained["workdir"], "base", text, question)
+
+
+def test_read_refuses_words_that_the_model_does_not_know(
+  run, trained, tmp_path
+):
+  text = tmp_path / "text.txt"
+  text.write_text("Once upon a time")
+  with pytest.raises(ValueError, match="'Once' is not in the tokenizer"):
+    modes.read(run, trained["workdir"], "last", str(text), "kim?")
+
+
+def test_export(run, trained, tmp_path):
+  out = tmp_path / "exported"
+  modes.export(run, trained["workdir"], "last", str(out))
+  cfg, params = hf.load(out)
+  want, _ = checkpoint.restore_params(
+    trained["workdir"], run.abstract_params(), "last"
+  )
+  np.testing.assert_array_equal(params["embed"], want["embed"])
+  # It is a model that a run can start from.
+  run.config.model.path = str(out)
+  assert build.make(run.config).model.width == cfg.width
+  with pytest.raises(ValueError, match="not empty"):
+    modes.export(run, trained["workdir"], "last", str(out))
+
+
+def test_sft(run, config, tmp_path, capsys):
+  pairs = tmp_path / "pairs.jsonl"
+  pairs.write_text(json.dumps({"prompt": "kim?", "response": "oslo"}) + "\n")
+  config.sft.update(path=str(pairs), steps=60, batch_size=2, learning_rate=1e-2)
+  out = tmp_path / "warm"
+  modes.sft(build.make(config, needs_data=False), str(out))
+  lines = capsys.readouterr().out.splitlines()
+  assert float(lines[1].split()[3]) < 0.5 < float(lines[0].split()[3]) + 0.5
+  config.model.path = str(out)
+  assert build.make(config).load_params()["embed"].shape == (256, 16)
