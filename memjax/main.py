@@ -36,18 +36,15 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Reads the flags; an unknown config key or file is one clear line."""
+  """Reads the flags; an unknown config key is one clear line."""
   try:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:
-    key = str(error).strip("\"'")
-    given = [x for x in argv if x.startswith("--config.") and key in x]
+    given = " ".join(x for x in argv if x.startswith("--config."))
     sys.exit(
-      f"memjax: {' '.join(given)}: the config has no key {key!r}; "
-      "memjax/config.py lists all of them"
+      f"memjax: {given}: there is no such key in the config ({error}); "
+      "memjax/config.py lists all keys"
     )
-  except OSError as error:
-    sys.exit(f"memjax: --config cannot be read: {error}")
 
 
 def main(argv: list[str]) -> None:
@@ -73,7 +70,7 @@ def main(argv: list[str]) -> None:
       modes.export(run, workdir, which, _OUT.value)
     else:
       modes.sft(run, _OUT.value)
-  except (ValueError, FloatingPointError) as error:
+  except (ValueError, FloatingPointError, OSError) as error:
     logging.debug("where it happened", exc_info=True)
     sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")
 
