@@ -232,10 +232,9 @@ def _embed(params: Params, cfg: Config, tokens: jax.Array) -> jax.Array:
   return params["embed"][tokens].astype(cfg.dtype)
 
 
-def _layers(params, cfg, x, position, step, carry=None):
+def _layers(params, cfg, x, step, carry=None):
   """Runs step(x, layer params, index, carry) over the stacked layers."""
   layers, index = params["layers"], jnp.arange(cfg.num_layers)
-  del position
 
   def body(state, xs):
     x, carry, out = step(state[0], xs[0], xs[1], state[1])
@@ -273,9 +272,7 @@ def forward(
     x, kv = Block(cfg).apply({"params": layer}, x, position)
     return x, carry, kv if keep_cache else None
 
-  (x, _), kv = _layers(
-    params, cfg, _embed(params, cfg, tokens_BT), position, step
-  )
+  (x, _), kv = _layers(params, cfg, _embed(params, cfg, tokens_BT), step)
   return rms_norm(x, params["final_norm"], cfg.norm_eps), kv
 
 
@@ -322,9 +319,7 @@ def decode_step(
 
   x = _embed(params, cfg, token_B[:, None])
   cfg = dataclasses.replace(cfg, remat=False)
-  (x, (key, value)), _ = _layers(
-    params, cfg, x, position, step, (cache.key, cache.value)
-  )
+  (x, (key, value)), _ = _layers(params, cfg, x, step, (cache.key, cache.value))
   hidden = rms_norm(x[:, 0], params["final_norm"], cfg.norm_eps)
   return hidden, Cache(key, value, cache.length + 1)
 
