@@ -13,6 +13,7 @@ K kv heads, G = N / K, H head width, F mlp width, V vocabulary, L layers.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -130,6 +131,20 @@ def rope(x_BTNH: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
   )
 
 
+def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
+  """q.k in float32: [B, T, K, G, H] and [B, K, H, S] give [B, K, G, T, S]."""
+  product = functools.partial(
+    jnp.einsum, "BTKGH,BKHS->BKGTS", preferred_element_type=jnp.float32
+  )
+  # XLA's CPU backend has no batched bfloat16 product with a float32 result.
+  return jax.lax.platform_dependent(
+    query,
+    key,
+    cpu=lambda q, k: product(q.astype(jnp.float32), k.astype(jnp.float32)),
+    default=product,
+  )
+
+
 class Attention(nn.Module):
   """Grouped-query attention with RMS-normalised queries and keys."""
 
@@ -167,9 +182,7 @@ class Attention(nn.Module):
       key = cache[0].at[row, :, :, slot].set(key[:, 0].astype(cfg.dtype))
       value = cache[1].at[row, :, slot].set(value[:, 0].astype(cfg.dtype))
 
-    score = jnp.einsum(
-      "BTKGH,BKHS->BKGTS", query, key, preferred_element_type=jnp.float32
-    )
+    score = _scores(query, key)
     # Token at position p sees the slots 0..p: T = S = 3, p = 0, 1, 2 gives
     #   1 0 0
     #   1 1 0

@@ -1,13 +1,13 @@
-"""Builds the quickstart's base model: follows the format, keeps poor notes.
+"""Builds the quickstart's base models: they follow the format, and forget.
 
-    python experiments/01_quickstart/make_base.py --out=DIR
+    python experiments/01_quickstart/make_base.py --task=facts --out=DIR
 
-A tiny Qwen3 is trained from scratch on demonstrations (`facts.demonstrate`)
-whose notes are careful in a share of the turns only, and on questions about
-short texts. The result is a Hugging Face directory.
+A tiny Qwen3 is trained from scratch on demonstrations whose notes are careful
+in a share of the turns only. The result is a Hugging Face directory.
 """
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -21,7 +21,9 @@ from memjax import qwen3
 from memjax import supervised
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import facts
+from memjax.envs import relations
 
+_TASK = flags.DEFINE_enum("task", "facts", ["facts", "hard"], "what to build")
 _OUT = flags.DEFINE_string("out", None, "directory to write", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "of weights, texts and batches")
 _STEPS = flags.DEFINE_integer("steps", 3000, "optimiser steps")
@@ -30,18 +32,22 @@ _ATTENTIVE = flags.DEFINE_float(
   "attentive", 0.45, "share of turns with careful notes"
 )
 
-MODEL = qwen3.Config(
-  vocab_size=256,  # 244 words and two marks, rounded up
-  width=64,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=16,
-  mlp_dim=192,
-  rope_theta=100.0,  # rows have about 40 tokens
-  scan_layers=False,
-)
 _MEMORY_FACTS = 3
+
+
+def make_model(vocab_size: int) -> qwen3.Config:
+  """The shape of a base model."""
+  return qwen3.Config(
+    vocab_size=vocab_size,
+    width=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    mlp_dim=192,
+    rope_theta=100.0,  # rows have about 40 tokens
+    scan_layers=False,
+  )
 
 
 def _fill(tokenizer, text: str, slots: dict[str, str]) -> list[int]:
@@ -54,7 +60,12 @@ def _fill(tokenizer, text: str, slots: dict[str, str]) -> list[int]:
 
 
 def demonstrations(
-  env: facts.Facts, tokenizer, texts: int, attentive: float, seed: int
+  env: facts.Facts,
+  demonstrate: Callable[..., list[dict]],
+  tokenizer,
+  texts: int,
+  attentive: float,
+  seed: int,
 ) -> list[supervised.Pairs]:
   """Note-taking turns and answers of `texts` trajectories."""
   rng = np.random.default_rng([seed, 11])
@@ -62,7 +73,7 @@ def demonstrations(
   notes, answers = ([], []), ([], [])
   for i in range(texts):
     example = env.example("demo", i)
-    turns = facts.demonstrate(
+    turns = demonstrate(
       example, rng, env.chunk_tokens, _MEMORY_FACTS, attentive
     )
     for turn in turns:
@@ -89,19 +100,30 @@ def main(argv):
   """Trains and writes the base."""
   del argv
   start = time.time()
-  env = facts.Facts(seed=1000 + _SEED.value)
-  tokenizer = tokenizer_lib.from_words(facts.vocabulary())
+  seed = 1000 + _SEED.value  # no texts that a run with a small seed sees
+  if _TASK.value == "facts":
+    env, words, vocab_size = facts.Facts(seed=seed), facts.vocabulary(), 256
+    demonstrate = facts.demonstrate
+  else:
+    env, words, vocab_size = (
+      relations.Relations(seed=seed),
+      relations.vocabulary(),
+      512,
+    )
+    demonstrate = relations.demonstrate
+  model = make_model(vocab_size)
+  tokenizer = tokenizer_lib.from_words(words)
   sets = demonstrations(
-    env, tokenizer, _TEXTS.value, _ATTENTIVE.value, _SEED.value
+    env, demonstrate, tokenizer, _TEXTS.value, _ATTENTIVE.value, _SEED.value
   )
   print(f"demonstrations: {time.time() - start:.0f} s", flush=True)
-  params = qwen3.init(jax.random.key(_SEED.value), MODEL)
+  params = qwen3.init(jax.random.key(_SEED.value), model)
   schedule = optax.warmup_cosine_decay_schedule(
     0.0, 3e-3, _STEPS.value // 20, _STEPS.value
   )
   params = supervised.fit(
     params,
-    MODEL,
+    model,
     sets,
     tx=optax.chain(
       optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98)
@@ -116,7 +138,7 @@ def main(argv):
       flush=True,
     ),
   )
-  hf.save(_OUT.value, MODEL, params)
+  hf.save(_OUT.value, model, params)
   tokenizer.save(_OUT.value)
 
 

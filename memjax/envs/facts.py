@@ -182,9 +182,9 @@ def demonstrate(
     pool = [f for f in memory + facts if f not in about(memory + facts)]
     others = int(rng.integers(0, memory_facts))
     if rng.random() < attentive:
-      note = asked + _some(pool, others, rng)
+      note = asked + some(pool, others, rng)
     else:
-      note = facts[-1:] + _some(facts[:-1], others, rng)
+      note = facts[-1:] + some(facts[:-1], others, rng)
     note = note[:memory_facts]
     turns.append(
       {
@@ -207,7 +207,7 @@ def demonstrate(
   return turns
 
 
-def _some(
+def some(
   pool: Sequence[str], count: int, rng: np.random.Generator
 ) -> list[str]:
   """Up to `count` different members of the pool in random order."""

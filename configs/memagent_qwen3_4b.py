@@ -1,0 +1,39 @@
+"""MemAgent on Qwen3-4B: GRPO on a memory of 1,024 tokens, chunks of 5,000.
+
+    python -m memjax.main --config=configs/memagent_qwen3_4b.py \
+      --config.model.path=Qwen3-4B --config.data.path=train.parquet \
+      --workdir=runs/memagent_4b
+
+The settings are those of MemAgent (arXiv 2507.02259) and of MemFactory (arXiv
+2603.29493): group of 16, KL 1e-3 (k3), clip 0.2, advantages without standard
+deviation, 20 warm-up steps to 1e-6. What differs: 16 questions instead of 128
+in an iteration and 4 updates instead of 16, for one device.
+
+Hardware: float32 masters, gradients and Adam moments of 4.02e9 parameters take
+64 GB, so this does NOT fit one 80 GB device with a reference model and a cache;
+it needs moments in 8 bits or on the host, which are not there yet. Not run.
+"""
+
+import ml_collections
+
+from memjax import config as config_lib
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = config_lib.default()
+  config.name = "memagent_qwen3_4b"
+  config.rollout.update(
+    questions=16,
+    wave_questions=1,  # 16 rows of 8,200 tokens in the KV cache
+    group_size=16,
+  )
+  config.train.update(
+    steps=250,
+    minibatches=4,
+    micro_batch=2,
+    learning_rate=1e-6,
+    warmup_steps=20,
+    weight_decay=0.01,
+  )
+  config.eval.update(every=10, examples=64, batch_size=16, samples=4)
+  return config
