@@ -1,1 +1,18 @@
-"""memjax: train, run and compare memory policies for language agents."""
+"""memjax: train, run and compare memory policies for language agents.
+
+import memjax
+
+cfg, params = memjax.hf.load("Qwen3-1.7B")
+logits = memjax.qwen3.logits(params, cfg, tokens_BT, length_B)
+ids, logp = memjax.sampling.generate(params, cfg, prompts, key=key, ...)
+agent = memjax.MemoryAgent.load("Qwen3-1.7B")
+answer, memories = agent.read(text, question)
+"""
+
+from memjax import advantages
+from memjax import hf
+from memjax import losses
+from memjax import qwen3
+from memjax import rewards
+from memjax import sampling
+from memjax.agents import MemoryAgent

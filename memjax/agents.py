@@ -9,6 +9,7 @@ Dimension key: B trajectories, C chunks, S chunk tokens, A response tokens.
 
 import dataclasses
 import functools
+import os
 import zlib
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memjax import hf
 from memjax import qwen3
 from memjax import sampling
 from memjax import tokenizer as tokenizer_lib
@@ -265,7 +267,7 @@ def text_id(text: str) -> int:
 class MemoryAgent:
   """Reads a text of any length with a memory of fixed length (MemAgent).
 
-      agent = memjax.MemoryAgent(params, spec, tokenizer)
+      agent = memjax.MemoryAgent.load("Qwen3-1.7B")
       answer, memories = agent.read(text, question)
 
   Attributes:
@@ -283,6 +285,40 @@ class MemoryAgent:
   key: jax.Array = dataclasses.field(
     default_factory=functools.partial(jax.random.key, 0)
   )
+
+  @classmethod
+  def load(
+    cls,
+    path: str | os.PathLike,
+    *,
+    style: str = "memagent",
+    chunk_tokens: int = 5000,
+    question_tokens: int = 1024,
+    memory_tokens: int = 1024,
+    update_tokens: int = 1024,
+    answer_tokens: int = 1024,
+    thinking: bool = False,
+    dtype: str = "bfloat16",
+    temperature: float = 0.0,
+  ) -> "MemoryAgent":
+    """An agent with the model and tokenizer of a Hugging Face directory.
+
+    The lengths are MemAgent's; `dtype` is that of parameters and products.
+
+    Raises:
+      ValueError: the directory holds no Qwen3, or no tokenizer.
+    """
+    cfg, params = hf.load(path, dtype=dtype)
+    tokenizer = tokenizer_lib.load(path)
+    spec = Spec(
+      dataclasses.replace(cfg, dtype=dtype),
+      recurrent.make_recurrent(tokenizer, style, memory_tokens, thinking),
+      chunk_tokens,
+      question_tokens,
+      update_tokens,
+      answer_tokens,
+    )
+    return cls(params, spec, tokenizer, temperature)
 
   def read(
     self,

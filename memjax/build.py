@@ -26,10 +26,17 @@ from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import facts
 from memjax.envs import long_context
+from memjax.envs import prose
+from memjax.envs import relations
 from memjax.memory import recurrent
 
 # An environment has train_examples, eval_sets, reward, metric and label.
-ENVS = {"facts": facts.Facts, "long_context": long_context.make}
+ENVS = {
+  "facts": facts.Facts,
+  "relations": relations.Relations,
+  "prose": prose.Prose,
+  "long_context": long_context.make,
+}
 
 # What may differ when a workdir is used again: how long, not what.
 _FREE = ("train.steps", "eval.", "name")

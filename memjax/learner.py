@@ -20,6 +20,7 @@ import optax
 
 from memjax import losses
 from memjax import qwen3
+from memjax import reductions
 from memjax import rows as rows_lib
 
 
@@ -69,15 +70,15 @@ class Sums:
   """
 
   grads: qwen3.Params
-  loss: losses.Mean
-  metrics: dict[str, losses.Mean]
+  loss: reductions.Mean
+  metrics: dict[str, reductions.Mean]
   gap_max: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames="with_ref")
 def init_sums(params: qwen3.Params, with_ref: bool) -> Sums:
   """Nothing added yet; `with_ref` if rows have reference log-probabilities."""
-  zero = lambda: losses.Mean(jnp.zeros(()), jnp.zeros(()))
+  zero = lambda: reductions.Mean(jnp.zeros(()), jnp.zeros(()))
   names = ["ratio", "clip_frac", "entropy", "logp_gap"] + ["kl"] * with_ref
   return Sums(
     jax.tree.map(jnp.zeros_like, params),
@@ -129,7 +130,7 @@ def accumulate(
       entropy,
     )
     gap = jnp.where(part.mask, jnp.abs(logp - part.old_logp), 0.0)
-    metrics["logp_gap"] = losses.token_mean(gap, part.mask)
+    metrics["logp_gap"] = reductions.token_mean(gap, part.mask)
     return loss.num, (loss, metrics, gap.max())
 
   grads, (loss, metrics, gap_max) = jax.grad(loss_fn, has_aux=True)(params)

@@ -6,9 +6,7 @@ advantage. Arrays are aligned with the response: logp_RT[r, t] belongs to
 sampled token t of row r. mask_RT is bool; False marks padding, whose values may
 be anything, NaN and infinity included.
 
-What crosses micro-batches and devices is a `Mean`, numerator and denominator.
-Denominators depend on the mask alone, so gradients accumulate in the same way:
-sum the gradients of `num`, divide by the summed `den`.
+What crosses micro-batches and devices is a `reductions.Mean`.
 
 Everything is float32 (float64 stays float64, for tests).
 """
@@ -18,6 +16,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from memjax import reductions
 
 # exp(20) = 4.9e8. Beyond about 88 float32 overflows, and the branch of the
 # minimum that is not taken would give 0 * inf = NaN in the gradient.
@@ -58,28 +58,6 @@ class LossConfig:
         raise ValueError(
           f"{name} is {getattr(self, name)}; expected {expected}."
         )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Mean:
-  """A mean kept as numerator and denominator, so that parts can be added.
-
-  `a + b` is the mean over the union of what a and b are over. Across devices,
-  psum both fields. Counts are floats and exact up to 2**24 (1.7e7) tokens.
-  """
-
-  num: jax.Array
-  den: jax.Array
-
-  def value(self) -> jax.Array:
-    """Returns num / den, or 0 where den is 0; gradients stay finite."""
-    empty = self.den == 0
-    return jnp.where(empty, 0.0, self.num / jnp.where(empty, 1.0, self.den))
-
-  def __add__(self, other: "Mean") -> "Mean":
-    """Returns the mean over both parts."""
-    return Mean(num=self.num + other.num, den=self.den + other.den)
 
 
 # Per-token values.
@@ -149,7 +127,9 @@ def sequence_ratio(
 
   Source: arXiv 2507.18071 eq. 7.
   """
-  log_ratio_RT = _masked(logp_RT, mask_RT) - _masked(old_logp_RT, mask_RT)
+  log_ratio_RT = reductions.masked(logp_RT, mask_RT) - reductions.masked(
+    old_logp_RT, mask_RT
+  )
   length_R1 = jnp.sum(mask_RT, axis=1, keepdims=True)
   mean_R1 = jnp.sum(log_ratio_RT, axis=1, keepdims=True) / jnp.maximum(
     length_R1, 1
@@ -212,40 +192,6 @@ def clip_active(
   return above_RT | below_RT | ((adv_RT < 0) & (ratio_RT > dual_clip))
 
 
-# Reductions.
-
-
-def token_mean(x_RT: jax.Array, mask_RT: jax.Array) -> Mean:
-  """Averages over tokens: sum_r sum_t x / sum_r |o_r|. Long rows weigh more."""
-  return Mean(
-    num=jnp.sum(_masked(x_RT, mask_RT)),
-    den=jnp.sum(mask_RT, dtype=jnp.float32),
-  )
-
-
-def sequence_mean(x_RT: jax.Array, mask_RT: jax.Array) -> Mean:
-  """Averages over rows the row's token mean; rows without tokens do not count.
-
-  (1/R) sum_r (1/|o_r|) sum_t x, with R the number of rows that have a token.
-  """
-  length_R = jnp.sum(mask_RT, axis=1)
-  sum_R = jnp.sum(_masked(x_RT, mask_RT), axis=1)
-  return Mean(
-    num=jnp.sum(sum_R / jnp.maximum(length_R, 1)),
-    den=jnp.sum(length_R > 0, dtype=jnp.float32),
-  )
-
-
-def constant_mean(x_RT: jax.Array, mask_RT: jax.Array, max_length: int) -> Mean:
-  """Averages over rows the token sum / max_length; empty rows do not count.
-
-  (1/R) sum_r (1/max_length) sum_t x, with R the number of rows that have a
-  token: a token weighs the same however long its response is.
-  """
-  rows = jnp.sum(jnp.any(mask_RT, axis=1), dtype=jnp.float32)
-  return Mean(num=jnp.sum(_masked(x_RT, mask_RT)), den=rows * max_length)
-
-
 # Objectives. All take the same arguments:
 #
 #   logp_RT      log pi of the sampled tokens, [R, T]; with entropy_RT the only
@@ -267,7 +213,7 @@ def constant_mean(x_RT: jax.Array, mask_RT: jax.Array, max_length: int) -> Mean:
 #
 # so the KL and entropy terms are reduced exactly as the policy term.
 
-Metrics = dict[str, Mean]
+Metrics = dict[str, reductions.Mean]
 
 
 def grpo(
@@ -278,7 +224,7 @@ def grpo(
   mask_RT: jax.Array,
   cfg: LossConfig,
   entropy_RT: jax.Array | None = None,
-) -> tuple[Mean, Metrics]:
+) -> tuple[reductions.Mean, Metrics]:
   """Computes the GRPO loss, a mean of row means.
 
     L = -(1/R) sum_r (1/|o_r|) sum_t f_{r,t}
@@ -294,7 +240,7 @@ def grpo(
   )
   ratio_RT = token_ratio(batch.logp_RT, batch.old_logp_RT)
   loss_RT, metrics = _token_loss(ratio_RT, batch, cfg)
-  return sequence_mean(loss_RT, mask_RT), metrics
+  return reductions.sequence_mean(loss_RT, mask_RT), metrics
 
 
 def dr_grpo(
@@ -305,7 +251,7 @@ def dr_grpo(
   mask_RT: jax.Array,
   cfg: LossConfig,
   entropy_RT: jax.Array | None = None,
-) -> tuple[Mean, Metrics]:
+) -> tuple[reductions.Mean, Metrics]:
   """Computes the Dr. GRPO loss: GRPO without the division by row length.
 
     L = -(1/R) sum_r (1/max_length) sum_t f_{r,t}
@@ -320,7 +266,7 @@ def dr_grpo(
   )
   ratio_RT = token_ratio(batch.logp_RT, batch.old_logp_RT)
   loss_RT, metrics = _token_loss(ratio_RT, batch, cfg)
-  return constant_mean(loss_RT, mask_RT, cfg.max_length), metrics
+  return reductions.constant_mean(loss_RT, mask_RT, cfg.max_length), metrics
 
 
 def dapo(
@@ -331,7 +277,7 @@ def dapo(
   mask_RT: jax.Array,
   cfg: LossConfig,
   entropy_RT: jax.Array | None = None,
-) -> tuple[Mean, Metrics]:
+) -> tuple[reductions.Mean, Metrics]:
   """Computes the DAPO loss, a mean over all tokens of the batch.
 
     L = -1/(sum_r |o_r|) sum_r sum_t f_{r,t}
@@ -346,7 +292,7 @@ def dapo(
   )
   ratio_RT = token_ratio(batch.logp_RT, batch.old_logp_RT)
   loss_RT, metrics = _token_loss(ratio_RT, batch, cfg)
-  return token_mean(loss_RT, mask_RT), metrics
+  return reductions.token_mean(loss_RT, mask_RT), metrics
 
 
 def gspo(
@@ -357,7 +303,7 @@ def gspo(
   mask_RT: jax.Array,
   cfg: LossConfig,
   entropy_RT: jax.Array | None = None,
-) -> tuple[Mean, Metrics]:
+) -> tuple[reductions.Mean, Metrics]:
   """Computes the GSPO loss: one importance ratio per row, clipped as a whole.
 
     L = -(1/R) sum_r (1/|o_r|) sum_t f_{r,t},  rho_{r,t} = s_r
@@ -376,7 +322,7 @@ def gspo(
   )
   ratio_RT = sequence_ratio(batch.logp_RT, batch.old_logp_RT, mask_RT)
   loss_RT, metrics = _token_loss(ratio_RT, batch, cfg)
-  return sequence_mean(loss_RT, mask_RT), metrics
+  return reductions.sequence_mean(loss_RT, mask_RT), metrics
 
 
 def multi_conv_dapo(
@@ -387,7 +333,7 @@ def multi_conv_dapo(
   mask_RT: jax.Array,
   cfg: LossConfig,
   entropy_RT: jax.Array | None = None,
-) -> tuple[Mean, Metrics]:
+) -> tuple[reductions.Mean, Metrics]:
   """Computes MemAgent's multi-conversation DAPO loss, the default here.
 
     L = -1/(sum_i sum_j |o_{i,j}|) sum_i sum_j sum_t f_{i,j,t}
@@ -405,7 +351,7 @@ def multi_conv_dapo(
   )
 
 
-OBJECTIVES: dict[str, Callable[..., tuple[Mean, Metrics]]] = {
+OBJECTIVES: dict[str, Callable[..., tuple[reductions.Mean, Metrics]]] = {
   "grpo": grpo,
   "dr_grpo": dr_grpo,
   "dapo": dapo,
@@ -465,15 +411,17 @@ def _prepare(
 
   # Masked before any exp: where() on a result would still send NaN backward.
   # old and ref are data: no gradient, also when the caller passes logp as old.
-  data = lambda x: jax.lax.stop_gradient(_masked(x, mask_RT))
+  data = lambda x: jax.lax.stop_gradient(reductions.masked(x, mask_RT))
   row_R = jnp.any(mask_RT, axis=1)
   return _Batch(
-    logp_RT=_masked(logp_RT, mask_RT),
+    logp_RT=reductions.masked(logp_RT, mask_RT),
     old_logp_RT=data(old_logp_RT),
     ref_logp_RT=None if ref_logp_RT is None else data(ref_logp_RT),
-    adv_R1=jax.lax.stop_gradient(_masked(adv_R, row_R))[:, None],
+    adv_R1=jax.lax.stop_gradient(reductions.masked(adv_R, row_R))[:, None],
     mask_RT=mask_RT,
-    entropy_RT=None if entropy_RT is None else _masked(entropy_RT, mask_RT),
+    entropy_RT=None
+    if entropy_RT is None
+    else reductions.masked(entropy_RT, mask_RT),
   )
 
 
@@ -485,22 +433,17 @@ def _token_loss(
   loss_RT = -clipped_surrogate(ratio_RT, batch.adv_R1, *clip)
   active_RT = clip_active(ratio_RT, batch.adv_R1, *clip)
   metrics = {
-    "ratio": token_mean(ratio_RT, batch.mask_RT),
-    "clip_frac": token_mean(active_RT, batch.mask_RT),
+    "ratio": reductions.token_mean(ratio_RT, batch.mask_RT),
+    "clip_frac": reductions.token_mean(active_RT, batch.mask_RT),
   }
   if batch.ref_logp_RT is not None:
     kl_RT = kl_k3(batch.logp_RT, batch.ref_logp_RT)
     loss_RT = loss_RT + cfg.kl_coef * kl_RT
-    metrics["kl"] = token_mean(kl_RT, batch.mask_RT)
+    metrics["kl"] = reductions.token_mean(kl_RT, batch.mask_RT)
   if batch.entropy_RT is not None:
     loss_RT = loss_RT - cfg.entropy_coef * batch.entropy_RT
-    metrics["entropy"] = token_mean(batch.entropy_RT, batch.mask_RT)
+    metrics["entropy"] = reductions.token_mean(batch.entropy_RT, batch.mask_RT)
   return loss_RT, metrics
-
-
-def _masked(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """Returns x as float32 or wider, 0 where mask is False."""
-  return jnp.where(mask, x.astype(jnp.promote_types(x.dtype, jnp.float32)), 0.0)
 
 
 def _exp_ratio(log_ratio: jax.Array) -> jax.Array:

@@ -137,3 +137,34 @@ def from_words(words: Sequence[str]) -> Tokenizer:
     tokenizer_object=model, pad_token=PAD, eos_token=END
   )
   return _wrap(backend, "these words")
+
+
+def train_bpe(
+  texts: Sequence[str], vocab_size: int, special: Sequence[str] = ()
+) -> Tokenizer:
+  """A byte-level pair encoding of given texts, as large models use, but small.
+
+  Args:
+    texts: to count pairs in.
+    vocab_size: of the result.
+    special: words that stay one token wherever they stand.
+  """
+  model = tokenizers.Tokenizer(tokenizers.models.BPE())
+  model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  model.decoder = tokenizers.decoders.ByteLevel()
+  model.train_from_iterator(
+    texts,
+    tokenizers.trainers.BpeTrainer(
+      vocab_size=vocab_size,
+      special_tokens=[PAD, END],
+      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+      show_progress=False,
+    ),
+  )
+  model.add_tokens(list(special))
+  backend = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=model, pad_token=PAD, eos_token=END
+  )
+  return _wrap(backend, "these texts")

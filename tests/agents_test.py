@@ -217,3 +217,25 @@ def test_greedy_equals_generate(params, spec, task):
     stop_ids=spec.op.stop_ids,
   )
   assert ids[0] == _row(episode.turns.response.tokens, 0, 4)
+
+
+def test_memory_agent_from_a_directory(params, spec, tokenizer, model_dir):
+  """The quickstart's words, in three lines."""
+  agent = agents.MemoryAgent.load(
+    model_dir,
+    style="words",
+    chunk_tokens=6,
+    question_tokens=2,
+    memory_tokens=3,
+    update_tokens=4,
+    answer_tokens=2,
+    dtype="float32",
+  )
+  answer, memories = agent.read("the of and to a in is it", "kim?")
+  # The fixture's agent ends its responses with other words as well.
+  plain = dataclasses.replace(
+    spec, op=recurrent.make_recurrent(tokenizer, "words", capacity=3)
+  )
+  assert (answer, memories) == agents.MemoryAgent(
+    params, plain, tokenizer
+  ).read("the of and to a in is it", "kim?")

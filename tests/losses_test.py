@@ -160,50 +160,6 @@ class PerTokenTest(parameterized.TestCase):
       losses.clipped_surrogate(jnp.ones((2, 2)), jnp.ones(2), 0.2, 0.2)
 
 
-class ReductionTest(parameterized.TestCase):
-  # Row 0 holds 1, 3; row 1 holds 8; row 2 is padding.
-  X_RT = jnp.array([[1.0, 3.0], [8.0, jnp.nan], [jnp.inf, 5.0]])
-
-  @parameterized.named_parameters(
-    # (1 + 3 + 8) / 3 tokens
-    ("token", losses.token_mean, 12.0, 3.0),
-    # row means 2 and 8, two rows
-    ("sequence", losses.sequence_mean, 10.0, 2.0),
-    # 12 over two rows of at most 4 tokens
-    (
-      "constant",
-      functools.partial(losses.constant_mean, max_length=4),
-      12.0,
-      8.0,
-    ),
-  )
-  def test_by_hand(self, reduce, num, den):
-    mean = reduce(self.X_RT, MASK_RT)
-    self.assertEqual((float(mean.num), float(mean.den)), (num, den))
-    self.assertEqual(float(mean.value()), num / den)
-
-  def test_no_tokens_at_all(self):
-    mask_RT = jnp.zeros((3, 2), bool)
-    f = lambda x: losses.token_mean(x, mask_RT).value()
-    value, grad_RT = jax.value_and_grad(f)(self.X_RT)
-    self.assertEqual(float(value), 0.0)
-    np.testing.assert_array_equal(grad_RT, np.zeros((3, 2)))
-
-  def test_mean_crosses_jit_and_scan(self):
-    x_RT = jnp.array([[1.0, 3.0], [8.0, 0.0], [0.0, 0.0]])
-
-    @jax.jit
-    def scanned(x_RT, mask_RT):
-      def step(total, row):
-        x_T, mask_T = row
-        return total + losses.token_mean(x_T[None], mask_T[None]), None
-
-      zero = losses.Mean(num=jnp.float32(0), den=jnp.float32(0))
-      return jax.lax.scan(step, zero, (x_RT, mask_RT))[0]
-
-    self.assertEqual(float(scanned(x_RT, MASK_RT).value()), 4.0)
-
-
 class HandComputedTest(parameterized.TestCase):
   """The worked example at the head of this file."""
 

@@ -32,7 +32,7 @@ CITIES = (
 FILLERS = "the of and to a in is it on as at by".split()
 
 # Independent streams of one seed.
-_SPLITS = {"train": 0, "eval": 1, "demo": 2}
+SPLITS = {"train": 0, "eval": 1, "demo": 2}
 
 
 def vocabulary() -> list[str]:
@@ -80,7 +80,7 @@ class Facts:
     self, split: str, index: int, scale: int = 1
   ) -> example_lib.Example:
     """Example `index` of a split, with `scale` times as many chunks."""
-    rng = np.random.default_rng([self.seed, _SPLITS[split], scale, index])
+    rng = np.random.default_rng([self.seed, SPLITS[split], scale, index])
     words = self.chunks * self.chunk_tokens * scale - int(rng.integers(0, 5))
     count = 1 + int(rng.choice(len(self.mentions), p=self.mentions))
     name = int(rng.integers(len(NAMES)))

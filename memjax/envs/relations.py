@@ -23,8 +23,6 @@ from memjax.envs.facts import CITIES
 from memjax.envs.facts import FILLERS
 from memjax.envs.facts import NAMES
 
-_SPLITS = {"train": 0, "eval": 1, "demo": 2}
-
 
 def vocabulary() -> list[str]:
   """All words of texts, questions, answers and prompts."""
@@ -50,7 +48,9 @@ class Relations(facts.Facts):
     self, split: str, index: int, scale: int = 1
   ) -> example_lib.Example:
     """Example `index` of a split, with `scale` times as many chunks."""
-    rng = np.random.default_rng([self.seed, _SPLITS[split], scale, index, 2])
+    rng = np.random.default_rng(
+      [self.seed, facts.SPLITS[split], scale, index, 2]
+    )
     words = self.chunks * self.chunk_tokens * scale - int(rng.integers(0, 5))
     count = lambda: 1 + int(rng.choice(len(self.mentions), p=self.mentions))
     people = rng.permutation(len(NAMES))
