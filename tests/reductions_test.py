@@ -7,7 +7,6 @@ from absl.testing import parameterized
 
 from memjax import reductions
 
-
 # Rows of 2, 1 and 0 tokens.
 MASK_RT = jnp.array([[True, True], [True, False], [False, False]])
 
