@@ -101,6 +101,27 @@ class Episode:
   answer: Segment
 
 
+def check_questions(
+  examples: Sequence[example_lib.Example],
+  tokenizer: tokenizer_lib.Tokenizer,
+  spec: Spec,
+) -> list[list[int]]:
+  """The questions' ids.
+
+  Raises:
+    ValueError: a question is longer than question_tokens, or empty.
+  """
+  questions = tokenizer.encode_batch([e.question for e in examples])
+  for example, ids in zip(examples, questions):
+    if not 1 <= len(ids) <= spec.question_tokens:
+      raise ValueError(
+        f"example {example.id}: the question {example.question[:60]!r} has "
+        f"{len(ids)} tokens, expected 1 to {spec.question_tokens}: raise "
+        "config.agent.question_tokens or shorten the question"
+      )
+  return questions
+
+
 def make_task(
   examples: Sequence[example_lib.Example],
   tokenizer: tokenizer_lib.Tokenizer,
@@ -115,17 +136,11 @@ def make_task(
   half stay (MemAgent's training rule). With `num_chunks`, C is padded to it.
 
   Raises:
-    ValueError: if a question is longer than question_tokens.
+    ValueError: if a question is longer than question_tokens, or empty.
   """
   S = spec.chunk_tokens
-  questions = tokenizer.encode_batch([e.question for e in examples])
+  questions = check_questions(examples, tokenizer, spec)
   contexts = tokenizer.encode_batch([e.context for e in examples])
-  for example, ids in zip(examples, questions):
-    if len(ids) > spec.question_tokens:
-      raise ValueError(
-        f"example {example.id}: the question has {len(ids)} tokens, more than "
-        f"config.agent.question_tokens={spec.question_tokens}: raise the limit"
-      )
   if max_chunks is not None:
     limit = max_chunks * S
     contexts = [

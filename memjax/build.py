@@ -118,6 +118,13 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     agent.update_tokens,
     agent.answer_tokens,
   )
+  env = None
+  if needs_data:
+    env = _env(config)
+    known = [example for x in env.eval_sets().values() for example in x]
+    # A generated environment has no list of what it trains on.
+    known += getattr(env, "train", ())
+    agents.check_questions(known, tokenizer, spec)
   schedule = learner.make_schedule(
     train.schedule, train.learning_rate, train.steps, train.warmup_steps
   )
@@ -126,7 +133,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     model,
     tokenizer,
     spec,
-    _env(config) if needs_data else None,
+    env,
     collect.CollectConfig(
       questions=rollout.questions,
       wave_questions=rollout.wave_questions,

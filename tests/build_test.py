@@ -40,7 +40,7 @@ def test_a_run_is_what_the_config_says(config):
     ("model.path", "", "config.model.path is empty"),
     ("model.path", "/nowhere", "/nowhere has no config.json"),
     ("model.dtype", "float8", "'float8'.*float32, bfloat16"),
-    ("data.name", "squad", "'squad'.*facts, long_context"),
+    ("data.name", "squad", "'squad'.*facts.*long_context"),
     ("data.reward_name", "bleu", "'bleu'.*reward_boxed"),
     ("agent.style", "haiku", "'haiku'.*memagent, words"),
     ("agent.chunk_tokens", 0, "chunk_tokens=0: expected at least 1"),
@@ -106,6 +106,20 @@ def test_heads_that_do_not_divide_are_refused(config, model_dir, tmp_path):
   (odd / "config.json").write_text(json.dumps(found))
   config.model.path = str(odd)
   with pytest.raises(ValueError, match="num_heads=3.*num_kv_heads=2"):
+    build.make(config)
+
+
+def test_a_question_that_is_too_long_is_refused(config, tmp_path):
+  records = [
+    {"context": "the", "input": "kim?", "answers": ["oslo"]},
+    {"context": "the", "input": "kim? leo?", "answers": ["oslo"]},
+  ]
+  (tmp_path / "a.json").write_text(json.dumps(records))
+  with config.unlocked():
+    config.data = config_lib.default().data
+  config.data.path = str(tmp_path / "a.json")
+  config.data.holdout = 1
+  with pytest.raises(ValueError, match="'kim. leo.' has 2 tokens, expected 1"):
     build.make(config)
 
 
