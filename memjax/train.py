@@ -52,7 +52,6 @@ class _Pending:
 
   experience: collect.Experience
   history: list[dict[str, jax.Array]]
-  seconds: float
 
 
 def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -94,9 +93,9 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
     if resume_step is None:
       writer.write_hparams(config.to_dict())
       writer.write_scalars(0, _eval_scalars(base["sets"]))
+    clock = time.monotonic()
     # One more round than iterations, to settle the last one.
     for step in range(int(state.step), steps + 1):
-      began = time.monotonic()
       experience = None
       if step < steps:
         experience = collect.collect(
@@ -111,6 +110,10 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         )
       if pending:  # iteration step - 1, which `state` is the result of
         scalars = _scalars(run, step - 1, pending)
+        # From one reading to the next, evaluations left out.
+        seconds = time.monotonic() - clock
+        scalars["time/seconds"] = seconds
+        scalars["time/tokens_per_s"] = pending.experience.tokens / seconds
         if not scalars["train/finite"]:
           raise FloatingPointError(_not_finite(step, workdir))
         writer.write_scalars(step, scalars)
@@ -135,6 +138,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         if best or step % config.checkpoint.every == 0 or step == steps:
           writer.flush()
           checkpoints.save(state, dataclasses.asdict(meta), best)
+        clock = time.monotonic()
       if experience is None:
         break
       params, opt_state, history = learner.update(
@@ -156,7 +160,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       state = learner.TrainState(
         jnp.int32(step + 1), params, opt_state, state.key
       )
-      pending = _Pending(experience, history, time.monotonic() - began)
+      pending = _Pending(experience, history)
   checkpoints.close()
   return _finish(run, workdir, base, state.params, meta, start)
 
@@ -204,12 +208,7 @@ def _scalars(run: build.Run, step: int, pending: _Pending) -> dict[str, float]:
   scalars["train/finite"] = float(min(m["finite"] for m in history))
   scalars["train/learning_rate"] = float(run.schedule(step))
   scalars["train/examples"] = pending.experience.cursor
-  return {
-    **scalars,
-    **pending.experience.metrics,
-    "time/seconds": pending.seconds,
-    "time/tokens_per_s": pending.experience.tokens / pending.seconds,
-  }
+  return {**scalars, **pending.experience.metrics}
 
 
 def _eval_scalars(sets: dict[str, Any]) -> dict[str, float]:
