@@ -39,7 +39,7 @@ ENVS = {
 }
 
 # What may differ when a workdir is used again: how long, not what.
-_FREE = ("train.steps", "eval.", "name")
+_FREE = ("train.steps", "name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,8 +227,7 @@ def claim(
   if path.exists():
     theirs = _flat(json.loads(path.read_text()))
     for key in sorted(mine.keys() | theirs.keys()):
-      free = any(key == x or key.startswith(x) for x in _FREE)
-      if mine.get(key) != theirs.get(key) and not free:
+      if mine.get(key) != theirs.get(key) and key not in _FREE:
         raise ValueError(
           f"{workdir} belongs to a run with config.{key}={theirs.get(key)!r}, "
           f"not {mine.get(key)!r}: take another --workdir, or the old value"

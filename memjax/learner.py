@@ -260,7 +260,8 @@ def update(
     rng: shuffles the rows.
 
   Returns:
-    (params, opt_state, metrics of each optimiser step, still on the device).
+    (params, opt_state, metrics of each optimiser step, still on the device);
+    a minibatch without rows makes no step.
   """
   parts = [
     np.array_split(rng.permutation(index), minibatches) for _, index in buckets
@@ -300,6 +301,8 @@ def update(
     ]
   history = []
   for step in range(minibatches):
+    if not any(len(part[step]) for part in parts):
+      continue  # without a gradient, momentum alone must not move anything
     sums = init_sums(params, with_ref=ref_params is not None)
     on_policy = step == 0 and old_logp == "trainer"
     for rows, part in zip(all_rows if step else first_rows, parts):

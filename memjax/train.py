@@ -198,17 +198,26 @@ def _base(
 def _scalars(run: build.Run, step: int, pending: _Pending) -> dict[str, float]:
   """One line of metrics.jsonl: rollouts, and means over the updates."""
   history = jax.device_get(pending.history)
+  scalars = {"train/learning_rate": float(run.schedule(step))}
+  scalars["train/examples"] = pending.experience.cursor
+  scalars["train/updates"] = len(history)
+  scalars["train/finite"] = float(all(m["finite"] for m in history))
+  if history:
+    scalars |= _means(history)
+  return {**scalars, **pending.experience.metrics}
+
+
+def _means(history: list[dict[str, Any]]) -> dict[str, float]:
+  """Means over the updates of an iteration."""
   scalars = {
     f"train/{name}": float(np.mean([metrics[name] for metrics in history]))
     for name in history[0]
+    if name != "finite"
   }
   # In later minibatches the policy has moved away from the sampler's.
   for name in ("logp_gap", "logp_gap_max"):
     scalars[f"train/{name}"] = float(history[0][name])
-  scalars["train/finite"] = float(min(m["finite"] for m in history))
-  scalars["train/learning_rate"] = float(run.schedule(step))
-  scalars["train/examples"] = pending.experience.cursor
-  return {**scalars, **pending.experience.metrics}
+  return scalars
 
 
 def _eval_scalars(sets: dict[str, Any]) -> dict[str, float]:

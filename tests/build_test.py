@@ -135,7 +135,6 @@ def test_a_workdir_belongs_to_one_config(config, tmp_path):
   build.claim(tmp_path / "w", config)
   build.claim(tmp_path / "w", config)
   config.train.steps = 99  # may grow
-  config.eval.samples = 3
   build.claim(tmp_path / "w", config)
   config.seed = 5
   with pytest.raises(ValueError, match="config.seed=0, not 5"):

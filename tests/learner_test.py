@@ -146,6 +146,30 @@ def test_zero_advantages_give_exactly_no_gradient(params, spec, rows):
     np.testing.assert_array_equal(a, b)
 
 
+def test_without_rows_there_is_no_step(params, spec, rows):
+  """Not even by the momentum of an earlier one."""
+  tx = optax.adam(1e-2)
+  moved, opt_state, _ = _update(params, spec, rows, tx=tx)
+  before = jax.device_get((moved, opt_state))
+  none = np.array([], int)
+  *after, history = learner.update(
+    moved,
+    opt_state,
+    [(part, none) for part in rows],
+    None,
+    cfg=spec.model,
+    objective=learner.Objective(loss=_LOSS),
+    tx=tx,
+    minibatches=2,
+    micro_batch=16,
+    old_logp="trainer",
+    rng=np.random.default_rng(0),
+  )
+  assert history == []
+  for a, b in zip(jax.tree.leaves(tuple(after)), jax.tree.leaves(before)):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_rows_that_weigh_nothing_change_nothing(params, spec, rows):
   turns, answers = rows
   poisoned = dataclasses.replace(

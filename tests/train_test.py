@@ -246,3 +246,19 @@ def get_config():
   config.checkpoint.every = 2
   return config
 """
+
+
+def test_a_run_in_which_no_group_is_live(config, tmp_path, monkeypatch):
+  """Every answer is wrong: nothing moves, nothing breaks."""
+  monkeypatch.setitem(rewards.REWARDS, "reward_f1", lambda text, answers: 0.0)
+  config.rollout.dynamic_sampling = True
+  config.rollout.max_waves = 2
+  config.objective.kl_coef = 0.0
+  workdir, run = _run(config, tmp_path / "dead"), build.make(config)
+  records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")
+  steps = [r for r in records if "train/updates" in r]
+  assert [r["train/updates"] for r in steps] == [0] * 6
+  assert steps[-1]["train/examples"] == 6 * 2 * 4
+  params, _ = checkpoint.restore_params(workdir, run.abstract_params(), "last")
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(run.load_params())):
+    np.testing.assert_array_equal(a, b)
