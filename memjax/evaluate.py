@@ -259,10 +259,16 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
   return {"sets": cells, "breakdown": parts, "traces": traces}
 
 
+def first_set(run: build.Run) -> str:
+  """The held-out set that training looks at."""
+  return next(iter(run.env.eval_sets()))
+
+
 def quick(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
   """Greedy accuracy on a part of the first held-out set: {name: cell}."""
-  name, examples = next(iter(run.env.eval_sets().items()))
-  answers = _ask(run, params, examples[: run.config.eval.examples])
+  name = first_set(run)
+  examples = run.env.eval_sets()[name][: run.config.eval.examples]
+  answers = _ask(run, params, examples)
   return {name: interval(answers.scores(run.env.metric)[:, 0])}
 
 

@@ -1,10 +1,10 @@
 """Verifiers: pure functions of an answer's text and the accepted answers.
 
-All take (text, answers) and give a number in [0, 1]; an empty text or an empty
-list of answers gives 0. What a policy is trained on (`REWARDS`) and what is
-reported (`METRICS`) have different names on purpose: a strict reward resists
-hacking, a lenient metric measures what was known, and the two differ by tens of
-points on the same answers.
+All take (text, answers) and give a number in [0, 1]; an empty text, an empty
+list of answers and a blank answer give 0. What a policy is trained on
+(`REWARDS`) and what is reported (`METRICS`) have different names on purpose: a
+strict reward resists hacking, a lenient metric measures what was known, and the
+two differ by tens of points on the same answers.
 """
 
 import collections
@@ -18,6 +18,9 @@ Verifier = Callable[[str, Sequence[str]], float]
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+# LaTeX that changes how an answer looks, not what it is.
+_FRACTION = re.compile(r"\\[td]frac")
+_LOOKS = re.compile(r"\\!|\\left|\\right|\\\$|\\%|\^\\circ|\^\{\\circ\}|\s")
 # Answers of which a part is not a part of the truth (HotpotQA's F1).
 _CLOSED = ("yes", "no", "noanswer")
 
@@ -27,7 +30,8 @@ def extract_boxed(text: str) -> str | None:
 
   Braces inside are balanced: \boxed{x^{2}} gives x^{2}. A box that is not
   closed, as a cut response leaves it, is none, and an earlier one is not
-  taken in its place.
+  taken in its place. Source: the equivalence check of MATH (arXiv 2103.03874),
+  without its bare \boxed x and \fbox{x}.
   """
   start = text.rfind("\\boxed{")
   if start < 0:
@@ -56,17 +60,28 @@ def normalize(text: str) -> str:
   return " ".join(text.split())
 
 
+def _form(text: str) -> str:
+  """The normal form, or what is there where that is empty.
+
+  An answer like "A" or "The The" consists of articles only; without this it
+  could never be right, or any article would be.
+  """
+  return normalize(text) or " ".join(text.lower().split())
+
+
 def strict_boxed(text: str, answers: Sequence[str]) -> float:
-  r"""1 if the last \boxed{} is an accepted answer, but for case and spaces.
+  r"""1 if the last \boxed{} is an accepted answer, but for case and layout.
 
   MemAgent's training reward (2507.02259, eq. 3): nothing but the boxed text is
   looked at, articles and punctuation count, and there is no reward for the
-  format alone.
+  format alone. White space and LaTeX's \!, \left, \right, \$, \% and degree
+  signs do not count, and \tfrac and \dfrac are \frac. Unlike the released
+  code, a box may stand anywhere, not only in the last 300 characters.
   """
   boxed = extract_boxed(text)
   if boxed is None:
     return 0.0
-  bare = lambda x: "".join(x.lower().split())
+  bare = lambda x: _LOOKS.sub("", _FRACTION.sub(r"\\frac", x.lower()))
   return float(
     bool(bare(boxed)) and any(bare(boxed) == bare(a) for a in answers)
   )
@@ -74,8 +89,8 @@ def strict_boxed(text: str, answers: Sequence[str]) -> float:
 
 def exact_match(text: str, answers: Sequence[str]) -> float:
   """1 if the answer is an accepted one in normal form (SQuAD EM)."""
-  found = normalize(extract_answer(text))
-  return float(bool(found) and any(found == normalize(a) for a in answers))
+  found = _form(extract_answer(text))
+  return float(bool(found) and any(found == _form(a) for a in answers))
 
 
 def squad_f1(text: str, answers: Sequence[str]) -> float:
@@ -90,7 +105,7 @@ def squad_f1(text: str, answers: Sequence[str]) -> float:
 
 
 def _f1(text: str, answer: str) -> float:
-  found, truth = normalize(extract_answer(text)), normalize(answer)
+  found, truth = _form(extract_answer(text)), _form(answer)
   if found in _CLOSED or truth in _CLOSED:
     return float(found == truth)
   found_words, true_words = found.split(), truth.split()
@@ -106,14 +121,16 @@ def sub_em(text: str, answers: Sequence[str]) -> float:
   """1 if the answer contains an accepted one or is contained in it.
 
   MemAgent's evaluation metric, on normal forms and in both directions: "in
-  Paris" is right for "Paris", and "Paris" for "Paris, France". An answer whose
-  normal form is empty is wrong, although an empty text is part of any text.
+  Paris" is right for "Paris", and "Paris" for "Paris, France". Parts are of
+  letters, not of words, as published: "no" is part of "I do not know". An empty
+  normal form is part of nothing; it is right only if `exact_match` says so.
+  MemAgent reads the first accepted answer only; here any will do.
   """
   found = normalize(extract_answer(text))
   truths = [normalize(answer) for answer in answers]
-  return float(
-    bool(found) and any(t and (t in found or found in t) for t in truths)
-  )
+  if found and any(t and (t in found or found in t) for t in truths):
+    return 1.0
+  return exact_match(text, answers)
 
 
 def ruler_fraction(text: str, answers: Sequence[str]) -> float:
@@ -123,12 +140,17 @@ def ruler_fraction(text: str, answers: Sequence[str]) -> float:
   """
   if not answers:
     return 0.0
-  return sum(a.lower() in text.lower() for a in answers) / len(answers)
+  return sum(_contains(text, answer) for answer in answers) / len(answers)
 
 
 def ruler_any(text: str, answers: Sequence[str]) -> float:
   """1 if the text contains one of the answers: RULER's string_match_part."""
-  return float(any(a.lower() in text.lower() for a in answers))
+  return float(any(_contains(text, answer) for answer in answers))
+
+
+def _contains(text: str, answer: str) -> bool:
+  # A blank answer is part of any text.
+  return bool(answer.strip()) and answer.lower() in text.lower()
 
 
 REWARDS: dict[str, Verifier] = {

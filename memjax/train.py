@@ -92,7 +92,9 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   ):
     if resume_step is None:
       writer.write_hparams(config.to_dict())
-      writer.write_scalars(0, _eval_scalars(base["sets"]))
+      # The set that is evaluated during training.
+      first = evaluate.first_set(run)
+      writer.write_scalars(0, _eval_scalars({first: base["sets"][first]}))
     clock = time.monotonic()
     # One more round than iterations, to settle the last one.
     for step in range(int(state.step), steps + 1):

@@ -93,6 +93,29 @@ def test_sums_do_not_depend_on_the_micro_batch(params, spec, rows):
   assert float(jnp.abs(jax.tree.leaves(whole.grads)[0]).max()) > 1e-3
 
 
+def test_the_step_is_the_gradient_of_the_mean(params, spec, rows):
+  """Over all rows of both shapes: sum of numerators / sum of denominators."""
+
+  def loss(params):
+    total = []
+    for part in rows:
+      logp, entropy = rows_lib.logp_and_entropy(params, spec.model, part)
+      mean, _ = losses.multi_conv_dapo(
+        logp, logp, None, part.adv, part.mask, _LOSS, entropy
+      )
+      total.append(mean)
+    return (total[0] + total[1]).value()
+
+  want = jax.grad(loss)(params)
+  new, _, (metrics,) = _update(params, spec, rows, tx=optax.sgd(1.0))
+  got = jax.tree.map(lambda old, x: old - x, params, new)
+  _assert_close(got, want, 1e-5)
+  np.testing.assert_allclose(
+    metrics["grad_norm"], optax.tree.norm(want), rtol=1e-4
+  )
+  np.testing.assert_allclose(metrics["loss"], loss(params), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["grpo", "gspo", "dr_grpo"])
 def test_every_objective_may_be_cut(params, spec, rows, name):
   objective = learner.Objective(name, _LOSS)

@@ -48,6 +48,74 @@ def test_parquet(tmp_path):
   assert (first.question, first.context) == ("Who?", "A text.")
   assert first.answers == ("Ada", "Lovelace")
   assert second.id == 1
+  assert first.meta == {
+    "data_source": "hotpotqa",
+    "ability": "memory",
+    "index": 0,
+    "num_docs": 200,
+  }
+
+
+def test_parquet_in_a_folder_whose_name_is_a_pattern(tmp_path):
+  folder = tmp_path / "run[1]*"
+  folder.mkdir()
+  datasets.Dataset.from_list([_GOOD]).to_parquet(str(folder / "a.parquet"))
+  (example,) = long_context.load(folder / "a.parquet")
+  assert example.answers == ("Ada",)
+
+
+@pytest.mark.parametrize(
+  "row, message",
+  [
+    ({"context": "c", "input": "q"}, "a.parquet, record 1: no field 'answers'"),
+    ({**_GOOD, "context": None}, "record 1: field 'context' is None"),
+    ({**_GOOD, "answers": [1]}, "record 1: the answers are"),
+  ],
+)
+def test_a_malformed_row_is_named(tmp_path, row, message):
+  path = tmp_path / "a.parquet"
+  datasets.Dataset.from_list([row]).to_parquet(str(path))
+  with pytest.raises(ValueError, match=message):
+    long_context.load(path)
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path):
+  path = tmp_path / "a.parquet"
+  datasets.Dataset.from_list([_GOOD]).select([]).to_parquet(str(path))
+  with pytest.raises(ValueError, match="is empty"):
+    long_context.load(path)
+
+
+def test_meta_keeps_plain_fields(tmp_path):
+  record = {
+    **_GOOD,
+    "level": "hard",
+    "num_docs": 50,
+    "length": 8.5,
+    "supporting_facts": [["t", 0]],
+    "nothing": None,
+    "oracle": "would be taken for a memory",
+    "extra_info": {"num_docs": 7, "split": "dev", "question": "Who?"},
+  }
+  (example,) = long_context.load(_json(tmp_path / "a.json", [record]))
+  # The record's own field goes before the same one of extra_info.
+  assert example.meta == {
+    "level": "hard",
+    "num_docs": 50,
+    "length": 8.5,
+    "split": "dev",
+  }
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0c", "\r"])
+def test_lines_end_at_line_feeds_alone(tmp_path, separator):
+  record = {**_GOOD, "context": f"one{separator}two"}
+  # U+2028 and U+0085 may stand in JSON as they are, the others escaped.
+  line = json.dumps(record, ensure_ascii=False)
+  path = tmp_path / "a.jsonl"
+  path.write_bytes(f"{line}\r\n{line}\n".encode())
+  examples = long_context.load(path)
+  assert [e.context for e in examples] == [record["context"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -63,6 +131,15 @@ def test_parquet(tmp_path):
     ({**_GOOD, "input": " "}, "record 2: the question is empty"),
     (["no object"], "record 2: expected an object, found list"),
     ({"prompt": [], "context": "c"}, "record 2: prompt is"),
+    ({"prompt": "q", "context": "c"}, "record 2: field 'prompt'.*list"),
+    (
+      {"prompt": [{"role": "assistant", "content": "q"}], "context": "c"},
+      "record 2: the last message of prompt is of role 'assistant'",
+    ),
+    (
+      {"prompt": [{"content": "q"}], "context": "c", "reward_model": {}},
+      "record 2: no field 'ground_truth'",
+    ),
     (
       {"prompt": [{"content": "q"}], "context": "c"},
       "record 2: no field 'reward_model'",
@@ -90,6 +167,10 @@ def test_a_malformed_line_is_named(tmp_path):
     ("a.json", b"[]", "is empty"),
     ("a.json", b"{}", "holds a JSON dict, expected a list"),
     ("a.json", b"[{", "is not JSON"),
+    ("a.json", b"[" * 100_000, "is not JSON"),
+    ("a.json", b'{"a": 1}\n{"a": 2}\n', "is not JSON.*is called .jsonl"),
+    ("a.jsonl", b"[1]", "line 1: expected an object, found list"),
+    ("a.jsonl", b"\n", "is empty"),
     ("a.json", b"\xff\xfe", "is not UTF-8"),
     ("a.parquet", b"nonsense", "is not a parquet file"),
     ("a.csv", b"x", "unknown kind of file.*json, .jsonl, .parquet"),
@@ -133,6 +214,9 @@ def test_epochs_are_permutations(tmp_path):
   again = env.train_examples(0, 7) + env.train_examples(7, 23)
   assert again == stream
   assert [e.id for e in stream] == list(range(30))
+  assert env.train_examples(3, 0) == []
+  other = _make(tmp_path / "a.json", seed=1)
+  assert other.train_examples(0, 10) != stream[:10]
 
 
 def test_held_out_questions_are_not_trained_on(tmp_path):
@@ -158,6 +242,19 @@ def test_a_question_in_both_files_is_refused(tmp_path):
   held_out = _json(tmp_path / "b.json", _records(3)[2:])
   with pytest.raises(ValueError, match="1 questions of .*b.json.*'q2'"):
     _make(train, held_out)
+
+
+def test_case_and_spaces_make_no_other_question(tmp_path):
+  shouted = [{**_GOOD, "input": " WHO?\n"}, *_records(3)]
+  train = _json(tmp_path / "a.json", shouted)
+  with pytest.raises(ValueError, match="1 questions of .*b.json.*'Who.'"):
+    _make(train, _json(tmp_path / "b.json", [_GOOD]))
+  both = _json(tmp_path / "c.json", [_GOOD, *shouted])
+  for seed in range(8):
+    env = _make(both, holdout=1, seed=seed)
+    assert len(env.eval_sets()["heldout"]) == (
+      2 if env.eval_sets()["heldout"][0].context == "A text." else 1
+    )
 
 
 def test_evaluation_alone(tmp_path):

@@ -32,6 +32,19 @@ def test_extract_boxed(text, boxed):
     (r"\boxed{b}", ["a", "b"], 1),
     (r"\boxed{}", [""], 0),
     (r"\boxed{a}", [], 0),
+    # What MemAgent's verifier drops, in the answer and in the truth.
+    (r"\boxed{50\%}", ["50%"], 0),  # \% goes, a bare % stays
+    (r"\boxed{50\%}", ["50"], 1),
+    (r"\boxed{\$5 million}", ["5 Million"], 1),
+    (r"\boxed{$5 million}", ["5 million"], 0),
+    (r"\boxed{\left(1,\!000\right)}", ["(1,000)"], 1),
+    (r"\boxed{\dfrac{1}{2}}", [r"\frac{1}{2}"], 1),
+    (r"\boxed{\frac{1}{2}}", [r"\tfrac{1}{2}"], 1),
+    (r"\boxed{90^\circ}", ["90"], 1),
+    (r"\boxed{90^{\circ}}", ["90"], 1),
+    ("\\boxed{new\nyork}", ["New York"], 1),
+    (r"\boxed{\%}", [""], 0),  # nothing is left
+    (r"\boxed{Rome} is what I found." + " So." * 200, ["Rome"], 1),
   ],
 )
 def test_strict_boxed(text, answers, reward):
@@ -48,7 +61,11 @@ def test_strict_boxed(text, answers, reward):
     ("in Rome", ["Rome"], 0),
     ("", ["Rome"], 0),
     ("the", ["a"], 0),  # nothing is left of either
+    ("a", ["A"], 1),  # nothing either, but they are the same
+    ("The  The", ["the the"], 1),
     ("Rome", [], 0),
+    ("", [""], 0),
+    (" ", [" "], 0),
   ],
 )
 def test_exact_match(text, answers, em):
@@ -65,7 +82,11 @@ def test_exact_match(text, answers, em):
     ("paris", ["rome", "paris france"], 2 / 3),  # the best answer counts
     ("yes it is", ["yes"], 0),  # yes and no are no parts
     ("yes", ["Yes."], 1),
+    ("yes", ["no"], 0),
+    ("a", ["A"], 1),
+    ("the", ["a"], 0),
     ("", ["rome"], 0),
+    ("", [""], 0),
     ("rome", [], 0),
   ],
 )
@@ -83,10 +104,43 @@ def test_squad_f1(text, answers, f1):
     ("Paris", [""], 0),
     ("the", ["Paris"], 0),
     ("Paris", [], 0),
+    ("", [""], 0),
+    ("a", ["A"], 1),  # as `exact_match`, and not a part of everything
+    ("Rome", ["A"], 0),
+    ("the", ["a"], 0),
+    ("I do not know", ["no"], 1),  # parts of words count, as published
+    (r"It is not London: \boxed{Paris}", ["London"], 0),  # the box alone
   ],
 )
 def test_sub_em(text, answers, score):
   assert rewards.sub_em(text, answers) == score
+
+
+@pytest.mark.parametrize(
+  "text, answer",
+  [
+    (r"so \boxed{ Paris }.", "Paris"),
+    (" Paris ", "Paris"),
+    (r"\boxed{Paris", r"\boxed{Paris"),  # no box: the whole text
+    (r"\boxed{}", ""),
+    ("", ""),
+  ],
+)
+def test_extract_answer(text, answer):
+  assert rewards.extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+  "text, normal",
+  [
+    ("The  Cat's\tpyjamas!", "cats pyjamas"),
+    ("theatre an-d the\u00a0end", "theatre and end"),
+    ("a.b.c", "abc"),  # punctuation goes before articles
+    ("A", ""),
+  ],
+)
+def test_normalize(text, normal):
+  assert rewards.normalize(text) == normal
 
 
 def test_ruler():
@@ -95,6 +149,30 @@ def test_ruler():
   assert rewards.ruler_any(text, ["789", "abc"]) == 1
   assert rewards.ruler_any(text, ["789"]) == 0
   assert rewards.ruler_fraction(text, []) == rewards.ruler_any(text, []) == 0
+  # A blank answer counts among the answers, and is never found.
+  assert rewards.ruler_fraction(text, ["", "123"]) == 0.5
+  assert rewards.ruler_any(text, ["", " "]) == rewards.ruler_any("", [""]) == 0
+
+
+def test_names_and_what_they_mean():
+  table = {**rewards.REWARDS, **rewards.METRICS}
+  text, answers = r"\boxed{the big Rome} or Bern", ["Rome", "Bern"]
+  found = {name: f(text, answers) for name, f in table.items()}
+  # "big rome" in normal form: F1 with "rome" is 2 * 1/2 * 1 / (3/2) = 2/3.
+  assert found == pytest.approx(
+    {
+      "reward_boxed": 0,
+      "reward_exact": 0,
+      "reward_f1": 2 / 3,
+      "reward_ruler": 1,
+      "em": 0,
+      "f1": 2 / 3,
+      "sub_em": 1,
+      "ruler": 1,
+      "ruler_any": 1,
+      "boxed_em": 0,
+    }
+  )
 
 
 def test_training_and_evaluation_have_different_names():
@@ -104,6 +182,10 @@ def test_training_and_evaluation_have_different_names():
 @pytest.mark.parametrize("name", [*rewards.REWARDS, *rewards.METRICS])
 def test_all_stay_in_range_on_odd_input(name):
   verifier = {**rewards.REWARDS, **rewards.METRICS}[name]
+  for answers in ([], [""], [" "]):
+    for text in ("", " ", "x", r"\boxed{}"):
+      assert verifier(text, answers) == 0
+  assert verifier("", ["x"]) == 0
   for text in ("", "}", r"\boxed{", r"\boxed{}}", "\x00", "é" * 9):
     for answers in ([], [""], ["}"], ["é"]):
       assert 0 <= verifier(text, answers) <= 1

@@ -4,12 +4,13 @@
       --output=eval_50.json --num_docs=50
 
 Each question keeps its own paragraphs (two that answer it, eight that
-distract); paragraphs of other questions are added up to N, and all are
-shuffled with a seed of the question's own, so that neither the number of
-documents nor the other questions move them. HotpotQA: arXiv 1809.09600, CC
-BY-SA 4.0.
+distract); paragraphs of other questions are added up to N, and all are shuffled
+with random numbers of the question's own: with one order for all, a model could
+learn where to look. Added paragraphs at N are also among those at any larger N.
+HotpotQA: arXiv 1809.09600, CC BY-SA 4.0.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -24,9 +25,15 @@ from absl import flags
 
 _INPUT = flags.DEFINE_string("input", None, "HotpotQA's distractor JSON")
 _OUTPUT = flags.DEFINE_string("output", None, "the .json to write")
-_NUM_DOCS = flags.DEFINE_integer("num_docs", 50, "documents per context")
-_SEED = flags.DEFINE_integer("seed", 0, "of the choice and order of documents")
-_LIMIT = flags.DEFINE_integer("limit", 0, "questions to take; 0: all")
+_NUM_DOCS = flags.DEFINE_integer(
+  "num_docs", 50, "documents per context", lower_bound=1
+)
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "of the choice and order of documents", lower_bound=0
+)
+_LIMIT = flags.DEFINE_integer(
+  "limit", 0, "questions to pack; 0: all", lower_bound=0
+)
 
 
 def load(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -39,26 +46,42 @@ def load(path: str | os.PathLike) -> list[dict[str, Any]]:
     ValueError: not such a file, or a record without one of the fields.
   """
   path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f"{path}: no such file")
   try:
     records = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise ValueError(f"{path} cannot be read as JSON: {error}") from error
   if not isinstance(records, list) or not records:
     raise ValueError(f"{path}: expected a list of questions that is not empty")
-  items = []
-  for number, record in enumerate(records, start=1):
-    where = f"{path}, record {number}"
-    for field in ("question", "answer", "context"):
-      if not isinstance(record, Mapping) or field not in record:
-        raise ValueError(f"{where}: no field {field!r}")
-    items.append(
-      {
-        "question": record["question"],
-        "answer": record["answer"],
-        "documents": _documents(record["context"], where),
-      }
+  return [
+    _item(record, f"{path}, record {number}")
+    for number, record in enumerate(records, start=1)
+  ]
+
+
+def _item(record: Any, where: str) -> dict[str, Any]:
+  if not isinstance(record, Mapping):
+    raise ValueError(
+      f"{where}: expected an object, found {type(record).__name__}"
     )
-  return items
+  for field in ("question", "answer", "context"):
+    if field not in record:
+      raise ValueError(
+        f"{where}: no field {field!r}, only {', '.join(record) or 'none'}"
+      )
+  for field in ("question", "answer"):
+    value = record[field]
+    if not isinstance(value, str) or not value.strip():
+      raise ValueError(
+        f"{where}: field {field!r} is {value!r:.60}, expected a text that is "
+        "not empty"
+      )
+  return {
+    "question": record["question"],
+    "answer": record["answer"],
+    "documents": _documents(record["context"], where),
+  }
 
 
 def _documents(context: Any, where: str) -> list[tuple[str, str]]:
@@ -68,28 +91,63 @@ def _documents(context: Any, where: str) -> list[tuple[str, str]]:
         f"{where}: context has the fields {', '.join(context)}, expected title "
         "and sentences"
       )
-    context = list(zip(context["title"], context["sentences"], strict=True))
-  documents = []
-  for pair in context:
-    if len(pair) != 2 or not isinstance(pair[0], str):
+    titles, texts = context["title"], context["sentences"]
+    if not isinstance(titles, list) or not isinstance(texts, list):
       raise ValueError(
-        f"{where}: a paragraph is {pair!r:.60}, expected [title, sentences]"
+        f"{where}: title and sentences of context are "
+        f"{type(titles).__name__} and {type(texts).__name__}, expected lists"
       )
-    documents.append((pair[0], "".join(pair[1]).strip()))
-  return documents
+    if len(titles) != len(texts):
+      raise ValueError(
+        f"{where}: context has {len(titles)} titles but sentences of "
+        f"{len(texts)} paragraphs, expected one of each"
+      )
+    context = [list(pair) for pair in zip(titles, texts)]
+  if not isinstance(context, list) or not context:
+    raise ValueError(
+      f"{where}: context is {context!r:.60}, expected a list of [title, "
+      "sentences] that is not empty"
+    )
+  for pair in context:
+    if not _is_paragraph(pair):
+      raise ValueError(
+        f"{where}: a paragraph is {pair!r:.60}, expected [title, sentences]: a "
+        "text that is not empty and a list of texts"
+      )
+  return [(title, "".join(sentences).strip()) for title, sentences in context]
+
+
+def _is_paragraph(pair: Any) -> bool:
+  if not isinstance(pair, list) or len(pair) != 2:
+    return False
+  title, sentences = pair
+  return (
+    isinstance(title, str)
+    and bool(title.strip())
+    and isinstance(sentences, list)
+    and all(isinstance(sentence, str) for sentence in sentences)
+  )
+
+
+def _key(title: str) -> str:
+  """What two titles of one document have in common."""
+  return " ".join(title.casefold().split())
 
 
 def build(
-  items: Sequence[Mapping[str, Any]], num_docs: int, seed: int
+  items: Sequence[Mapping[str, Any]], num_docs: int, seed: int, limit: int = 0
 ) -> list[dict[str, Any]]:
   """Contexts of `num_docs` documents, in MemAgent's layout.
 
-  Documents that are added never bear the title of one of the question's own.
+  No title is added twice, nor that of one of the question's own documents, nor
+  one that is the answer: that document could answer it.
 
   Args:
     items: from `load`.
     num_docs: documents of each context.
     seed: question i draws from (seed, i).
+    limit: how many of the questions are packed, 0 for all; documents are drawn
+      from all of them anyway.
 
   Returns:
     {"context", "input", "answers", "num_docs", "index"} for each question.
@@ -98,22 +156,26 @@ def build(
     ValueError: a question has more documents of its own than that, or there are
       not enough others.
   """
-  pool = sorted({document for item in items for document in item["documents"]})
+  pool = {}
+  for title, text in sorted({d for item in items for d in item["documents"]}):
+    pool.setdefault(_key(title), (title, text))
+  keys = list(pool)
   records = []
-  for index, item in enumerate(items):
+  for index, item in enumerate(items[:limit] if limit else items):
     own = item["documents"]
-    titles = {title for title, _ in own}
-    others = [document for document in pool if document[0] not in titles]
+    closed = {_key(title) for title, _ in own} | {_key(item["answer"])}
+    others = len(pool) - len(closed & pool.keys())
     wanted = num_docs - len(own)
-    if not 0 <= wanted <= len(others):
+    if not 0 <= wanted <= others:
       raise ValueError(
         f"num_docs={num_docs}: question {index + 1} has {len(own)} documents "
-        f"of its own and {len(others)} others to draw from; choose between "
-        f"{len(own)} and {len(own) + len(others)}"
+        f"of its own and {others} others to draw from; choose between "
+        f"{len(own)} and {len(own) + others}"
       )
     rng = np.random.default_rng([seed, index])
-    chosen = rng.permutation(len(others))[:wanted]
-    documents = [*own, *(others[i] for i in chosen)]
+    drawn = (keys[i] for i in rng.permutation(len(keys)))
+    added = itertools.islice((k for k in drawn if k not in closed), wanted)
+    documents = [*own, *(pool[key] for key in added)]
     documents = [documents[i] for i in rng.permutation(num_docs)]
     records.append(
       {
@@ -130,20 +192,31 @@ def build(
   return records
 
 
-def main(argv: list[str]) -> None:
-  """Reads, packs, writes."""
-  del argv
+def _write(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+  """Writes a JSON file whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temp = path.with_name(path.name + ".tmp")
   try:
-    records = build(load(_INPUT.value), _NUM_DOCS.value, _SEED.value)
-  except ValueError as error:
-    sys.exit(f"hotpotqa: {error}")
-  if _LIMIT.value:
-    records = records[: _LIMIT.value]
+    temp.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    os.replace(temp, path)
+  finally:
+    temp.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reads, packs, writes."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown argument {argv[1]!r}")
   output = pathlib.Path(_OUTPUT.value)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  temp = output.with_name(output.name + ".tmp")
-  temp.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
-  os.replace(temp, output)
+  try:
+    if output.suffix != ".json":
+      raise ValueError(f"--output={output}: expected a name that ends in .json")
+    records = build(
+      load(_INPUT.value), _NUM_DOCS.value, _SEED.value, _LIMIT.value
+    )
+    _write(output, records)
+  except (OSError, ValueError) as error:
+    sys.exit(f"hotpotqa: {error}")
   print(f"{output}: {len(records)} questions of {_NUM_DOCS.value} documents")
 
 

@@ -16,6 +16,7 @@ by the standard library; Arrow's reader knows no line numbers.
 """
 
 import dataclasses
+import glob
 import json
 import os
 import pathlib
@@ -31,6 +32,12 @@ from memjax.envs import example as example_lib
 
 # Ids of held-out examples start here, so that none is a training example's.
 _EVAL_ID = 1 << 24
+
+# Fields that are read, and "oracle", which means a memory to `evaluate`. What a
+# record has beside these is kept in `meta`, if it is of a plain type.
+_READ = ("context", "input", "prompt", "question", "answers", "outputs")
+_NOT_META = (*_READ, "oracle")
+_PLAIN = (str, int, float, bool)
 
 
 def load(
@@ -68,8 +75,11 @@ def _json(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
     return
   try:
     records = json.loads(text)
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}") from error
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{path} is not JSON: {error}; a file with one object per line is called "
+      ".jsonl"
+    ) from error
   if not isinstance(records, list):
     raise ValueError(
       f"{path} holds a JSON {type(records).__name__}, expected a list of "
@@ -80,14 +90,18 @@ def _json(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
 
 
 def _jsonl(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  for number, line in enumerate(_text(path).splitlines(), start=1):
+  text = _text(path).removesuffix("\n")
+  # Not splitlines: a JSON text may hold other line separators, like U+2028.
+  for number, line in enumerate(text.split("\n") if text else [], start=1):
     where = f"{path}, line {number}"
     try:
-      yield where, json.loads(line)
-    except ValueError as error:
+      record = json.loads(line)
+    except (ValueError, RecursionError) as error:
       raise ValueError(
-        f"{where} is not JSON ({error}): {line[:60]!r}"
+        f"{where} is not JSON ({error}): {line[:60]!r}, expected one object; "
+        "correct or remove the line"
       ) from error
+    yield where, record
 
 
 def _text(path: pathlib.Path) -> str:
@@ -99,10 +113,13 @@ def _text(path: pathlib.Path) -> str:
 
 def _parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
   try:
-    # Streamed: nothing is copied to a cache.
+    # Streamed: nothing is copied to a cache. Escaped: it takes patterns.
     rows = list(
       datasets.load_dataset(
-        "parquet", data_files=str(path), split="train", streaming=True
+        "parquet",
+        data_files=glob.escape(str(path)),
+        split="train",
+        streaming=True,
       )
     )
   except Exception as error:  # of half a dozen libraries below
@@ -125,6 +142,12 @@ def _example(record: Any, id: int, where: str) -> example_lib.Example:
     question = _field(record, "prompt", list, where)
     if not question or not isinstance(question[-1], Mapping):
       raise ValueError(f"{where}: prompt is {question!r}, expected messages")
+    role = question[-1].get("role", "user")
+    if role != "user":
+      raise ValueError(
+        f"{where}: the last message of prompt is of role {role!r}, expected "
+        "'user', who asks the question"
+      )
     question = _field(question[-1], "content", str, f"{where}, prompt")
     model = _field(record, "reward_model", Mapping, where)
     answers = _field(model, "ground_truth", (list, str), where)
@@ -141,7 +164,14 @@ def _example(record: Any, id: int, where: str) -> example_lib.Example:
   if not question.strip():
     raise ValueError(f"{where}: the question is empty")
   context = _field(record, "context", str, where)
-  return example_lib.Example(id, question, context, tuple(answers))
+  extra = record.get("extra_info")
+  known = {**(extra if isinstance(extra, Mapping) else {}), **record}
+  meta = {
+    name: value
+    for name, value in known.items()
+    if name not in _NOT_META and isinstance(value, _PLAIN)
+  }
+  return example_lib.Example(id, question, context, tuple(answers), meta)
 
 
 def _field(record: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
@@ -191,14 +221,18 @@ class LongContext:
       raise ValueError(
         "there is nothing to train on: name a file in config.data.path"
       )
-    examples = []
-    for place in range(start, start + count):
-      epoch, i = divmod(place, len(self.train))
-      order = np.random.default_rng([self.seed, epoch]).permutation(
-        len(self.train)
+    size = len(self.train)
+    epochs = range(start // size, (start + count - 1) // size + 1)
+    orders = {
+      epoch: np.random.default_rng([self.seed, epoch]).permutation(size)
+      for epoch in epochs
+    }
+    return [
+      dataclasses.replace(
+        self.train[orders[place // size][place % size]], id=place
       )
-      examples.append(dataclasses.replace(self.train[order[i]], id=place))
-    return examples
+      for place in range(start, start + count)
+    ]
 
   def eval_sets(self) -> Mapping[str, list[example_lib.Example]]:
     """The held-out examples."""
@@ -254,7 +288,8 @@ def make(
   else:
     train, held_out = _split(train, holdout, seed, path)
     name = "heldout"
-  shared = {e.question for e in train} & {e.question for e in held_out}
+  trained = {_asked(example) for example in train}
+  shared = {e.question for e in held_out if _asked(e) in trained}
   if shared:
     raise ValueError(
       f"{len(shared)} questions of {eval_path} are also in {path}, for example "
@@ -266,11 +301,16 @@ def make(
   )
 
 
+def _asked(example: example_lib.Example) -> str:
+  """The question, but for case and white space: what a leak is told by."""
+  return " ".join(example.question.casefold().split())
+
+
 def _split(
   examples: list[example_lib.Example], holdout: int, seed: int, path: str
 ) -> tuple[list[example_lib.Example], list[example_lib.Example]]:
   """Parts examples by question: (train, held out)."""
-  questions = sorted({e.question for e in examples})
+  questions = sorted({_asked(e) for e in examples})
   if not 0 < holdout < len(questions):
     raise ValueError(
       f"config.data.holdout={holdout}: {path} has {len(questions)} different "
@@ -280,10 +320,10 @@ def _split(
   order = np.random.default_rng([seed, 1]).permutation(len(questions))
   chosen = {questions[i] for i in order[:holdout]}
   return (
-    [e for e in examples if e.question not in chosen],
+    [e for e in examples if _asked(e) not in chosen],
     [
       dataclasses.replace(e, id=_EVAL_ID + e.id)
       for e in examples
-      if e.question in chosen
+      if _asked(e) in chosen
     ],
   )
