@@ -18,11 +18,11 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	$(BIN)/ruff check .
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[test,torch]'
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check --fix .

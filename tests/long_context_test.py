@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import datasets
@@ -131,6 +132,7 @@ def test_lines_end_at_line_feeds_alone(tmp_path, separator):
     ({**_GOOD, "input": " "}, "record 2: the question is empty"),
     (["no object"], "record 2: expected an object, found list"),
     ({"prompt": [], "context": "c"}, "record 2: prompt is"),
+    ({"prompt": ["q"], "context": "c"}, "record 2: prompt is"),
     ({"prompt": "q", "context": "c"}, "record 2: field 'prompt'.*list"),
     (
       {"prompt": [{"role": "assistant", "content": "q"}], "context": "c"},
@@ -172,7 +174,7 @@ def test_a_malformed_line_is_named(tmp_path):
     ("a.jsonl", b"[1]", "line 1: expected an object, found list"),
     ("a.jsonl", b"\n", "is empty"),
     ("a.json", b"\xff\xfe", "is not UTF-8"),
-    ("a.parquet", b"nonsense", "is not a parquet file"),
+    ("a.parquet", b"nonsense", "a.parquet is not a parquet file"),
     ("a.csv", b"x", "unknown kind of file.*json, .jsonl, .parquet"),
   ],
 )
@@ -215,7 +217,7 @@ def test_epochs_are_permutations(tmp_path):
   assert again == stream
   assert [e.id for e in stream] == list(range(30))
   assert env.train_examples(3, 0) == []
-  other = _make(tmp_path / "a.json", seed=1)
+  other = dataclasses.replace(env, seed=1)
   assert other.train_examples(0, 10) != stream[:10]
 
 
@@ -226,7 +228,9 @@ def test_held_out_questions_are_not_trained_on(tmp_path):
   (held_out,) = env.eval_sets().values()
   assert len(held_out) == 4 and len(env.train) == 8
   assert not {e.question for e in held_out} & {e.question for e in env.train}
-  assert not {e.id for e in held_out} & {e.id for e in env.train}
+  # Nor do they share random numbers with any example of many epochs.
+  seen = {e.id for e in env.train_examples(0, 100)}
+  assert len({e.id for e in held_out} - seen) == 4
   chosen = {
     frozenset(
       e.question
@@ -259,7 +263,9 @@ def test_case_and_spaces_make_no_other_question(tmp_path):
 
 def test_evaluation_alone(tmp_path):
   env = _make("", _json(tmp_path / "eval_50.json", _records(3)))
-  assert list(env.eval_sets()) == ["eval_50"]
+  ((name, examples),) = env.eval_sets().items()
+  assert name == "eval_50"
+  assert not {e.id for e in examples} & set(range(1000))
   with pytest.raises(ValueError, match="nothing to train on"):
     env.train_examples(0, 1)
 
@@ -274,6 +280,19 @@ def test_too_much_held_out_is_refused(tmp_path, holdout):
 def test_no_file_is_refused():
   with pytest.raises(ValueError, match="config.data.path is empty"):
     _make("")
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    (("em", "em"), "config.data.reward_name='em': choose one of reward_boxed"),
+    (("reward_f1", "reward_f1"), "config.data.metric_name='reward_f1'.* em,"),
+  ],
+)
+def test_unknown_verifiers_are_refused(tmp_path, names, message):
+  path = _json(tmp_path / "a.json", _records(5))
+  with pytest.raises(ValueError, match=message):
+    long_context.make(str(path), "", 1, *names, 0)
 
 
 def test_reward_and_metric(tmp_path):

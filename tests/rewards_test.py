@@ -154,25 +154,30 @@ def test_ruler():
   assert rewards.ruler_any(text, ["", " "]) == rewards.ruler_any("", [""]) == 0
 
 
+_NAMES = {
+  # Answers Rome, Oslo: to "\\boxed{the Rome}", then to "\\boxed{big Rome}".
+  "reward_boxed": (0, 0),
+  "reward_exact": (1, 0),
+  "reward_f1": (1, 2 / 3),  # p = 1/2, r = 1
+  "reward_ruler": (1 / 2, 1 / 2),
+  "em": (1, 0),
+  "f1": (1, 2 / 3),
+  "sub_em": (1, 1),
+  "ruler": (1 / 2, 1 / 2),
+  "ruler_any": (1, 1),
+  "boxed_em": (0, 0),
+}
+
+
 def test_names_and_what_they_mean():
   table = {**rewards.REWARDS, **rewards.METRICS}
-  text, answers = r"\boxed{the big Rome} or Bern", ["Rome", "Bern"]
-  found = {name: f(text, answers) for name, f in table.items()}
-  # "big rome" in normal form: F1 with "rome" is 2 * 1/2 * 1 / (3/2) = 2/3.
-  assert found == pytest.approx(
-    {
-      "reward_boxed": 0,
-      "reward_exact": 0,
-      "reward_f1": 2 / 3,
-      "reward_ruler": 1,
-      "em": 0,
-      "f1": 2 / 3,
-      "sub_em": 1,
-      "ruler": 1,
-      "ruler_any": 1,
-      "boxed_em": 0,
-    }
-  )
+  for name, expected in _NAMES.items():
+    for text, score in zip(
+      (r"\boxed{the Rome}", r"\boxed{big Rome}"), expected
+    ):
+      found = table[name](text, ["Rome", "Oslo"])
+      assert found == pytest.approx(score), (name, text)
+  assert set(table) == set(_NAMES)
 
 
 def test_training_and_evaluation_have_different_names():
@@ -192,5 +197,7 @@ def test_all_stay_in_range_on_odd_input(name):
 
 
 def test_lookup_names_the_choices():
-  with pytest.raises(ValueError, match="config.x='bleu'.*reward_boxed"):
+  with pytest.raises(
+    ValueError, match="config.x='bleu': choose one of reward_boxed"
+  ):
     rewards.lookup(rewards.REWARDS, "bleu", "config.x")
