@@ -9,6 +9,12 @@ agent = memjax.MemoryAgent.load("Qwen3-1.7B")
 answer, memories = agent.read(text, question)
 """
 
+import os
+
+# Before transformers is imported: it advises to install PyTorch, which nothing
+# here needs.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 from memjax import advantages
 from memjax import hf
 from memjax import losses
