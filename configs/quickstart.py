@@ -6,10 +6,14 @@ or
 
     python -m memjax.main --config=configs/quickstart.py --workdir=W
 
-A Qwen3 of 114 thousand parameters reads texts of 50 words in chunks of 10 and
+A Qwen3 of 115 thousand parameters reads texts of 50 words in chunks of 10 and
 keeps three words between chunks. It starts from a base model that follows the
 format but keeps poor notes, and is told nothing but whether its final answer
-was right. See experiments/01_quickstart/README.md.
+was right.
+
+Hardware: 2 CPU cores, 246 s. Expected: .243 -> .978 greedy (mean of five seeds,
+.971 to .987; n = 2,048 each), .988 on texts of eight times the length. How that
+came about: experiments/01_quickstart/README.md.
 """
 
 import ml_collections

@@ -4,8 +4,10 @@
 
 A byte-pair tokenizer of 407 ids cuts names and cities into pieces, chunks of
 40 tokens end inside sentences, half of the sentences say nothing about anybody,
-and a memory of 24 tokens holds two notes. A tiny model need not master this:
-see experiments/01_quickstart/README.md for how far it gets.
+and a memory of 24 tokens holds two notes.
+
+Hardware: 2 CPU cores, 380 s. Expected: nothing yet. .164 -> .156 (n = 256, one
+seed): the base copies names badly, see experiments/01_quickstart/README.md.
 """
 
 import ml_collections
