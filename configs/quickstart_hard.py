@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     old_logp="sampler",
   )
   config.train.update(
-    steps=800,
+    steps=600,
     minibatches=2,
     micro_batch=320,
     learning_rate=1e-3,

@@ -144,6 +144,22 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(
       )
 
 
+def test_another_batch_size_draws_the_same(params, spec, tokenizer, episode):
+  """Across compiled shapes: the same keys, log-probs within 1e-5."""
+  alone = agents.make_task(
+    [_examples([0, 6, 12, 15, 18, 3])[4]], tokenizer, spec
+  )
+  got = agents.rollout_jit(params, spec, alone, _KEY, 1.0)
+  for turn in range(3):
+    tokens = _row(got.turns.response.tokens, turn, 0)
+    assert tokens == _row(episode.turns.response.tokens, turn, 4)
+    np.testing.assert_allclose(
+      got.turns.response.logp[turn, 0],
+      episode.turns.response.logp[turn, 4],
+      atol=1e-5,
+    )
+
+
 def test_samples_of_one_task_differ_and_are_reproduced(params, spec, tokenizer):
   task = agents.repeat(agents.make_task(_examples([18]), tokenizer, spec), 6)
   np.testing.assert_array_equal(task.sample, np.arange(6))
