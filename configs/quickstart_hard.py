@@ -7,10 +7,8 @@ person live), every fact may be overruled three times, and the memory holds
 three facts of up to 32 that could come to matter. Nobody can be right always: a
 home that was read before its link was not known to matter.
 
-Hardware: 2 CPU cores, about 15 minutes when idle (extrapolated from 100
-iterations; the whole run took 26 minutes beside other jobs). Expected: .249 ->
-.778 [.759, .795] greedy (one seed, n = 2,048); by kind of question:
-experiments/01_quickstart/README.md.
+Hardware: 2 CPU cores, 837 s. Expected: .249 -> .754 [.735, .772] greedy (one
+seed, n = 2,048); by kind of question: experiments/01_quickstart/README.md.
 """
 
 import ml_collections

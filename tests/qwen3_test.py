@@ -1,6 +1,7 @@
 """The model against itself: causality, cache, remat, scan, precision."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,24 @@ _CFG = qwen3.Config(
 
 @pytest.fixture(scope="module")
 def weights():
-  return qwen3.init(jax.random.key(0), _CFG)
+  return jax.jit(qwen3.init, static_argnums=1)(jax.random.key(0), _CFG)
 
 
 @pytest.fixture(scope="module")
 def tokens():
-  return jax.random.randint(jax.random.key(1), (2, 12), 0, _CFG.vocab_size)
+  rows = np.random.default_rng(1).integers(0, _CFG.vocab_size, (2, 12))
+  return jnp.asarray(rows, jnp.int32)
+
+
+# One compiled program for each config and shape.
+_logits = jax.jit(qwen3.logits, static_argnums=1)
+_prefill = jax.jit(qwen3.prefill, static_argnums=(1, 4))
+_decode_step = jax.jit(qwen3.decode_step, static_argnums=1)
+
+
+@jax.jit(static_argnums=1)
+def _hidden(params, cfg, tokens):
+  return qwen3.forward(params, cfg, tokens)[0]
 
 
 @jax.jit(static_argnums=1)
@@ -41,75 +54,96 @@ def _loss_and_grad(params, cfg, tokens):
   return jax.value_and_grad(loss)(params)
 
 
-def _assert_close(a, b, atol=1e-5):
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_allclose(x, y, atol=atol, rtol=1e-5)
+def _assert_close(a, b):
+  """Within 1e-5 of each array's largest entry: sums in float32 round so."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
 
 
 def test_causality(weights, tokens):
   """The hidden state at t has a gradient to the inputs up to t, no further."""
 
-  def hidden_at(embedded, t):
+  @jax.jit
+  @jax.grad
+  def grad_at(embedded, t):
     params = weights | {"embed": embedded}
     rows = jnp.arange(12)[None, :]
     hidden, _ = qwen3.forward(params, _CFG, rows)
-    return hidden[0, t].sum()
+    # The plain sum of a normalised vector could hide a gradient.
+    return jnp.sum(jnp.sin(hidden[0, t]))
 
   embedded = weights["embed"][tokens[0]]
   for t in (0, 5, 11):
-    grad = jax.grad(hidden_at)(embedded, t)
-    reached = np.abs(np.asarray(grad)).max(1) > 0
+    reached = np.abs(np.asarray(grad_at(embedded, t))).max(1) > 0
     assert reached[: t + 1].all() and not reached[t + 1 :].any()
 
 
 def test_padding_is_not_seen(weights, tokens):
   length = jnp.array([12, 7])
-  whole = qwen3.logits(weights, _CFG, tokens, length)
+  whole = np.asarray(_logits(weights, _CFG, tokens, length))
   other = tokens.at[1, 7:].set(3)
-  np.testing.assert_array_equal(
-    whole, qwen3.logits(weights, _CFG, other, length)
-  )
-  assert not np.asarray(whole[1, 7:]).any()
-  alone = qwen3.logits(weights, _CFG, tokens[1:, :7], length[1:])
+  np.testing.assert_array_equal(whole, _logits(weights, _CFG, other, length))
+  assert not whole[1, 7:].any() and whole[0].any(-1).all()
+  alone = _logits(weights, _CFG, tokens[1:, :7], length[1:])
   np.testing.assert_allclose(whole[1, :7], alone[0], atol=1e-5)
 
 
 def test_cached_decoding_is_the_full_forward(weights, tokens):
   """Rows of different lengths go on, each at its own next slot."""
-  length = jnp.array([4, 7])
-  hidden, cache = qwen3.prefill(weights, _CFG, tokens[:, :7], length, 12)
-  full, _ = qwen3.forward(weights, _CFG, tokens)
-  step = jax.jit(
-    lambda token, cache: qwen3.decode_step(weights, _CFG, token, cache)
-  )
+  length = np.array([4, 7])
+  hidden, cache = _prefill(weights, _CFG, tokens[:, :7], length, 12)
+  full = _logits(weights, _CFG, tokens, jnp.array([12, 12]))
+  full = np.asarray(jax.nn.log_softmax(full))
   for i in range(5):
-    at = length + i
-    for b in range(2):
-      np.testing.assert_allclose(hidden[b], full[b, at[b] - 1], atol=1e-5)
-    hidden, cache = step(tokens[jnp.arange(2), at], cache)
+    logp = jax.nn.log_softmax(qwen3.unembed(weights, _CFG, hidden))
+    want = full[np.arange(2), length + i - 1]
+    np.testing.assert_allclose(logp, want, atol=1e-5)
+    np.testing.assert_array_equal(logp.argmax(-1), want.argmax(-1))
+    token = tokens[np.arange(2), length + i]
+    hidden, cache = _decode_step(weights, _CFG, token, cache)
   np.testing.assert_array_equal(cache.length, length + 5)
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
-@pytest.mark.parametrize("remat", [True, False])
-def test_scan_and_remat_change_no_number(weights, tokens, scan_layers, remat):
-  want = _loss_and_grad(weights, _CFG, tokens)
+@pytest.fixture(scope="module")
+def plain_loss_and_grad(weights, tokens):
+  assert _CFG.scan_layers and not _CFG.remat
+  return _loss_and_grad(weights, _CFG, tokens)
+
+
+@pytest.mark.parametrize(
+  "scan_layers, remat", [(True, True), (False, False), (False, True)]
+)
+def test_scan_and_remat_change_no_number(
+  weights, tokens, plain_loss_and_grad, scan_layers, remat
+):
   cfg = dataclasses.replace(_CFG, scan_layers=scan_layers, remat=remat)
-  _assert_close(_loss_and_grad(weights, cfg, tokens), want)
+  _assert_close(_loss_and_grad(weights, cfg, tokens), plain_loss_and_grad)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_remat_stores_less(scan_layers):
+  """Counts what the backward pass is handed; nothing is computed."""
+
+  def stored(remat):
+    cfg = dataclasses.replace(_CFG, scan_layers=scan_layers, remat=remat)
+    params = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
+    rows = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+    backward = lambda p, t: jax.vjp(lambda p: qwen3.forward(p, cfg, t)[0], p)[1]
+    residuals = jax.tree.leaves(jax.eval_shape(backward, params, rows))
+    return sum(x.size for x in residuals)
+
+  assert stored(remat=True) < stored(remat=False) / 4
 
 
 def test_unrolled_decoding_is_scanned_decoding(weights, tokens):
   cfg = dataclasses.replace(_CFG, scan_layers=False)
-  length = jnp.array([4, 7])
-  for a, b in zip(
-    jax.tree.leaves(qwen3.prefill(weights, cfg, tokens, length, 14)),
-    jax.tree.leaves(qwen3.prefill(weights, _CFG, tokens, length, 14)),
-  ):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-  _, cache = qwen3.prefill(weights, _CFG, tokens, length, 14)
+  length, prompt = np.array([4, 7]), tokens[:, :7]
+  want = _prefill(weights, _CFG, prompt, length, 12)
+  _assert_close(_prefill(weights, cfg, prompt, length, 12), want)
   _assert_close(
-    qwen3.decode_step(weights, cfg, tokens[:, 0], cache),
-    qwen3.decode_step(weights, _CFG, tokens[:, 0], cache),
+    _decode_step(weights, cfg, tokens[:, 0], want[1]),
+    _decode_step(weights, _CFG, tokens[:, 0], want[1]),
   )
 
 
@@ -120,30 +154,48 @@ def _plain_logp(params, cfg, hidden, target, temperature):
   return chosen, -jnp.sum(jnp.exp(logp) * logp, -1)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 24, 1000])
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_chunked_logp_is_log_softmax(weights, tokens, chunk, temperature):
-  hidden, _ = qwen3.forward(weights, _CFG, tokens)
+@jax.jit(static_argnums=(0,))
+def _logp_and_grad(fn, params, hidden, temperature):
+  def scalar(params, hidden):
+    logp, entropy = fn(params, _CFG, hidden, temperature=temperature)
+    return jnp.sum(jnp.sin(logp) + entropy**2), (logp, entropy)
+
+  return jax.grad(scalar, argnums=(0, 1), has_aux=True)(params, hidden)
+
+
+@pytest.fixture(scope="module")
+def hidden(weights, tokens):
+  return _hidden(weights, _CFG, tokens)
+
+
+# 24 tokens: pieces that divide them, that leave a rest, that are larger.
+@pytest.mark.parametrize("chunk", [1, 5, 8, 24, 1000])
+def test_chunked_logp_is_log_softmax(weights, tokens, hidden, chunk):
   target = jnp.roll(tokens, -1, 1)
+  chunked = functools.partial(qwen3.token_logp, target_RT=target, chunk=chunk)
+  plain = functools.partial(_plain_logp, target=target)
+  for temperature in (1.0, 0.5):
+    got = _logp_and_grad(chunked, weights, hidden, temperature)
+    assert got[1][0].shape == tokens.shape
+    _assert_close(got, _logp_and_grad(plain, weights, hidden, temperature))
 
-  def both(fn):
-    def scalar(params, hidden):
-      logp, entropy = fn(params, hidden)
-      return jnp.sum(jnp.sin(logp) + entropy**2), (logp, entropy)
 
-    return jax.grad(scalar, argnums=(0, 1), has_aux=True)(weights, hidden)
-
-  got = both(
-    lambda p, h: qwen3.token_logp(p, _CFG, h, target, temperature, chunk)
+def test_entropy_by_hand():
+  """Hidden states that are the logits: width 2, identity embedding."""
+  cfg = dataclasses.replace(_CFG, vocab_size=2, width=2, tied_embeddings=True)
+  # Probabilities 1/2, 1/2; then 3/4, 1/4: 0.75 ln(4/3) + 0.25 ln 4.
+  logits = jnp.array([[[5.0, 5.0], [np.log(3.0), 0.0]]])
+  logp, entropy = qwen3.token_logp(
+    {"embed": jnp.eye(2)}, cfg, logits, jnp.array([[1, 0]])
   )
-  want = both(lambda p, h: _plain_logp(p, _CFG, h, target, temperature))
-  _assert_close(got, want)
+  np.testing.assert_allclose(logp, [np.log([0.5, 0.75])], atol=1e-6)
+  np.testing.assert_allclose(entropy, [[0.6931472, 0.5623351]], atol=1e-6)
 
 
 def test_logp_never_holds_all_logits(weights):
   """No [rows, tokens, vocabulary] in the program, nor in its gradient."""
   cfg = dataclasses.replace(_CFG, vocab_size=997)
-  params = qwen3.init(jax.random.key(0), cfg)
+  params = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
   hidden = jnp.ones((4, 32, cfg.width))
   target = jnp.zeros((4, 32), jnp.int32)
   loss = lambda p: qwen3.token_logp(p, cfg, hidden, target, chunk=16)[0].sum()
@@ -152,21 +204,24 @@ def test_logp_never_holds_all_logits(weights):
   assert "128x997" not in text and "4x32x997" not in text
 
 
-def test_bfloat16_keeps_log_probabilities_in_float32(weights, tokens):
+def test_bfloat16_keeps_log_probabilities_in_float32(weights, tokens, hidden):
   cfg = dataclasses.replace(_CFG, dtype="bfloat16")
-  hidden, _ = qwen3.forward(weights, cfg, tokens)
-  assert hidden.dtype == jnp.bfloat16
-  logp, entropy = qwen3.token_logp(weights, cfg, hidden, tokens)
+  rough = _hidden(weights, cfg, tokens)
+  assert rough.dtype == jnp.bfloat16
+  token_logp = jax.jit(qwen3.token_logp, static_argnums=1)
+  logp, entropy = token_logp(weights, cfg, rough, tokens)
   assert logp.dtype == entropy.dtype == jnp.float32
-  exact, _ = qwen3.forward(weights, _CFG, tokens)
-  want, _ = qwen3.token_logp(weights, _CFG, exact, tokens)
+  # Rounding to bfloat16 (2**-8) would leave no finer digits than that.
+  assert (logp != logp.astype(jnp.bfloat16).astype(jnp.float32)).any()
+  want, _ = token_logp(weights, _CFG, hidden, tokens)
   assert 1e-6 < float(jnp.abs(logp - want).max()) < 0.1
 
 
 def test_rope_turns_by_position():
   """q.k depends on the distance alone; position 0 is not turned."""
-  q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-  at = lambda x, p: qwen3.rope(x, jnp.array([[p]]), 1e3)
+  q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8))
+  rope = jax.jit(qwen3.rope)
+  at = lambda x, p: rope(x, np.array([[p]]), 1e3)
   np.testing.assert_allclose(at(q, 0), q, atol=1e-6)
   dot = lambda i, j: float(jnp.sum(at(q, i) * at(k, j)))
   np.testing.assert_allclose(dot(7, 3), dot(14, 10), atol=1e-5)
