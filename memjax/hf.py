@@ -223,7 +223,13 @@ def _tensors(path: pathlib.Path) -> Iterator[tuple[str, str, Any]]:
         + ": download the checkpoint again"
       )
     # "flax" reads bfloat16, which plain numpy does not know.
-    with safetensors.safe_open(path / file, framework="flax") as tensors:
+    try:
+      opened = safetensors.safe_open(path / file, framework="flax")
+    except safetensors.SafetensorError as error:
+      raise ValueError(
+        f"{path / file} is damaged ({error}): download the checkpoint again"
+      ) from error
+    with opened as tensors:
       for name in tensors.keys():
         yield (
           file,

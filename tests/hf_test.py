@@ -158,6 +158,12 @@ def test_a_missing_shard_is_named(tmp_path):
     hf.load(path)
 
 
+def test_a_damaged_file_is_named(copy):
+  (copy / "model.safetensors").write_bytes(b"nonsense" * 9)
+  with pytest.raises(ValueError, match="model.safetensors is damaged"):
+    hf.load(copy)
+
+
 def test_a_tied_model_may_carry_an_equal_head(copy):
   embed = "model.embed_tokens.weight"
   _edit_tensors(copy, lambda t: t.update({"lm_head.weight": t[embed]}))
