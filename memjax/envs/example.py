@@ -7,18 +7,31 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One question about one text.
+  """One question about one text or conversation.
 
   Attributes:
     id: names the example; random keys are made from it.
     question: what is asked.
-    context: the text that is read chunk by chunk; may be empty.
+    context: what is read chunk by chunk; may be empty. A tuple has one part
+      for each session: a chunk never spans two of them.
     answers: the accepted answers.
     meta: whatever a data set knows beside that.
+    stamps: what to write before entries of each part (its date, say); as many
+      as the context has parts, or none.
+    bank: entries that a bank holds beforehand.
   """
 
   id: int
   question: str
-  context: str
+  context: str | tuple[str, ...]
   answers: tuple[str, ...]
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  stamps: tuple[str, ...] = ()
+  bank: tuple[str, ...] = ()
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    """The context as a tuple, whichever it is; an empty text has none."""
+    if isinstance(self.context, str):
+      return (self.context,) if self.context else ()
+    return self.context
