@@ -5,6 +5,7 @@ when an answer is handed to a verifier or a person.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -67,6 +68,24 @@ class Tokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """Text of the ids, special tokens left out."""
     return self.backend.decode(list(ids), skip_special_tokens=True)
+
+  @functools.cached_property
+  def pieces(self) -> list[str]:
+    """The text of every id, as it stands inside a longer text.
+
+    Where a tokenizer parts tokens by white space, each piece begins with it.
+    """
+    size = self.vocab_size
+    alone = self.backend.batch_decode([[i] for i in range(size)])
+    gap = " " if self.parts_words else ""
+    return [gap + text for text in alone]
+
+  @functools.cached_property
+  def parts_words(self) -> bool:
+    """True of a word-level tokenizer: decoding puts a space between tokens."""
+    special = set(self.backend.all_special_ids)
+    i = next(i for i in range(self.vocab_size) if i not in special)
+    return " " in self.backend.decode([i, i]).strip()
 
   def chat(self, text: str, thinking: bool) -> str:
     """The text as one user message, up to where the assistant begins.

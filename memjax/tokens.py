@@ -7,11 +7,41 @@ Dimension key: B rows, T capacity.
 """
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+  """A host array with a row for each token id, hashable by its content.
+
+  A constant of a compiled program: it can stand in a static argument.
+  """
+
+  array: np.ndarray
+
+  @functools.cached_property
+  def _digest(self) -> bytes:
+    return hashlib.sha256(
+      f"{self.array.dtype}{self.array.shape}".encode() + self.array.tobytes()
+    ).digest()
+
+  def __hash__(self) -> int:
+    """By content."""
+    return hash(self._digest)
+
+  def __eq__(self, other: object) -> bool:
+    """By content."""
+    return isinstance(other, Table) and self._digest == other._digest
+
+  def __getitem__(self, ids: jax.Array) -> jax.Array:
+    """Rows at token ids, under jit too."""
+    return jnp.asarray(self.array)[ids]
 
 
 @jax.tree_util.register_dataclass
@@ -58,6 +88,32 @@ def from_lists(
       )
     ids[i, : len(row)] = row
   return Tokens(ids, np.array([len(row) for row in rows], np.int32))
+
+
+def from_nested(
+  rows: Sequence[Sequence[Sequence[int]]], capacity: int | None = None
+) -> Tokens:
+  """Packs B lists of texts as ids [B, P, T]; missing texts have length 0.
+
+  P is the most texts of a row, T the capacity or the longest text.
+
+  Raises:
+    ValueError: a text is longer than the capacity.
+  """
+  places = max([len(row) for row in rows], default=0)
+  longest = max([len(text) for row in rows for text in row], default=0)
+  if capacity is not None and longest > capacity:
+    raise ValueError(
+      f"a text has {longest} tokens, more than the capacity {capacity}: raise "
+      "the limit in the config or shorten the text"
+    )
+  ids = np.zeros((len(rows), places, capacity or longest), np.int32)
+  length = np.zeros((len(rows), places), np.int32)
+  for b, row in enumerate(rows):
+    for p, text in enumerate(row):
+      ids[b, p, : len(text)] = text
+      length[b, p] = len(text)
+  return Tokens(ids, length)
 
 
 def to_lists(tokens: Tokens) -> list[list[int]]:
