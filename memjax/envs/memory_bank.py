@@ -1,0 +1,296 @@
+"""Questions to a bank that a few new messages may change: MemFactory's files.
+
+A record has the fields (each under either name)
+
+    M | memory          [{"value" | "memory" | "key": str}]     the bank before
+    f | fact            [{"role", "timestamp", "content"}]      new messages
+    q | query           str                                     the question
+    a | answer          str                                     its answer
+    context_memory      as M: the entries shown beside the messages
+
+A missing or null list is empty, a missing or null text is "". A file is .json
+(a list) or .jsonl (an object per line). No record is skipped: a malformed one,
+or one without a question or an answer, is an error that names it.
+
+In an example `bank` has the texts of M, `context` the messages as one session
+with a line `role: [timestamp] content` for each, and `meta` whatever else the
+record has of plain types, and context_memory's texts.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from memjax import rewards
+from memjax.envs import example as example_lib
+from memjax.envs import long_context
+
+# Ids of held-out examples start here, so that none is a training example's.
+_EVAL_ID = 1 << 24
+
+_MEMORY = ("M", "memory")
+_FACTS = ("f", "fact")
+_QUESTION = ("q", "query")
+_ANSWER = ("a", "answer")
+_SHOWN = ("context_memory",)
+# "oracle" would mean a memory to `evaluate`.
+_NOT_META = (*_MEMORY, *_FACTS, *_QUESTION, *_ANSWER, *_SHOWN, "oracle")
+_PLAIN = (str, int, float, bool)
+# Fields that may hold an entry's text: the first that is not blank counts.
+_ENTRY = ("value", "memory", "key")
+
+
+def load(
+  path: str | os.PathLike, first_id: int = 0, *, unanswered: bool = False
+) -> list[example_lib.Example]:
+  """Reads a data file.
+
+  Args:
+    path: of the file.
+    first_id: id of the first record.
+    unanswered: take records without a question or an answer, too; the question
+      is then "" and there are no answers.
+
+  Raises:
+    ValueError: names the file, the record, what it has and what it should.
+  """
+  path = pathlib.Path(path)
+  readers = {".json": _json, ".jsonl": _jsonl}
+  if path.suffix not in readers:
+    raise ValueError(
+      f"{path}: unknown kind of file; expected one of {', '.join(readers)}"
+    )
+  if not path.is_file():
+    raise ValueError(f"{path}: no such file")
+  try:
+    text = path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+  examples = [
+    _example(record, first_id + i, where, unanswered)
+    for i, (where, record) in enumerate(readers[path.suffix](path, text))
+  ]
+  if not examples:
+    raise ValueError(f"{path} is empty: expected at least one record")
+  return examples
+
+
+def _json(path: pathlib.Path, text: str) -> Iterator[tuple[str, Any]]:
+  if not text.strip():
+    return
+  try:
+    records = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{path} is not JSON: {error}; a file with one object per line is called "
+      ".jsonl"
+    ) from error
+  if not isinstance(records, list):
+    raise ValueError(
+      f"{path} holds a JSON {type(records).__name__}, expected a list of "
+      "records; a file with one object per line is called .jsonl"
+    )
+  for number, record in enumerate(records, start=1):
+    yield f"{path}, record {number}", record
+
+
+def _jsonl(path: pathlib.Path, text: str) -> Iterator[tuple[str, Any]]:
+  # Not splitlines: a JSON text may hold other line separators, like U+2028.
+  for number, line in enumerate(text.split("\n"), start=1):
+    if not line.strip():
+      continue
+    where = f"{path}, line {number}"
+    try:
+      record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+      raise ValueError(
+        f"{where} is not JSON ({error}): {line[:60]!r}, expected one object; "
+        "correct or remove the line"
+      ) from error
+    yield where, record
+
+
+def _example(
+  record: Any, id: int, where: str, unanswered: bool
+) -> example_lib.Example:
+  if not isinstance(record, Mapping):
+    raise ValueError(
+      f"{where}: expected an object, found {type(record).__name__}"
+    )
+  question = _text(record, _QUESTION, where)
+  answer = _text(record, _ANSWER, where)
+  for names, text in ((_QUESTION, question), (_ANSWER, answer)):
+    if not text and not unanswered:
+      raise ValueError(
+        f"{where}: no text in {' or '.join(map(repr, names))}; expected one, "
+        f"the record has only {', '.join(record) or 'no field'}"
+      )
+  lines = [
+    _line(item, f"{where}, message {number}")
+    for number, item in enumerate(_list(record, _FACTS, where), start=1)
+  ]
+  meta = {
+    name: value
+    for name, value in record.items()
+    if name not in _NOT_META and isinstance(value, _PLAIN)
+  }
+  return example_lib.Example(
+    id,
+    question,
+    ("\n".join(lines),) if lines else (),
+    (answer,) if answer else (),
+    {**meta, "context_memory": _entries(record, _SHOWN, where)},
+    bank=_entries(record, _MEMORY, where),
+  )
+
+
+def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+  """The first field of these names that is not null."""
+  found = (record[name] for name in names if record.get(name) is not None)
+  return next(found, None)
+
+
+def _text(record: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
+  """A text field, stripped; a number counts as one, as LoCoMo has answers."""
+  value = _first(record, names)
+  if value is None:
+    return ""
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    return str(value)
+  if not isinstance(value, str):
+    raise ValueError(
+      f"{where}: {' or '.join(map(repr, names))} is {value!r:.60}, expected a "
+      "text"
+    )
+  return value.strip()
+
+
+def _list(
+  record: Mapping[str, Any], names: tuple[str, ...], where: str
+) -> list[Mapping[str, Any]]:
+  value = _first(record, names)
+  if value is None:
+    return []
+  name = " or ".join(map(repr, names))
+  if not isinstance(value, list):
+    raise ValueError(
+      f"{where}: {name} is {value!r:.60}, expected a list of objects"
+    )
+  for item in value:
+    if not isinstance(item, Mapping):
+      raise ValueError(
+        f"{where}: {name} holds {item!r:.60}, expected objects alone"
+      )
+  return value
+
+
+def _entries(
+  record: Mapping[str, Any], names: tuple[str, ...], where: str
+) -> tuple[str, ...]:
+  """The texts of a list of MemFactory's MemoryItems."""
+  texts = []
+  for number, item in enumerate(_list(record, names, where), start=1):
+    at = f"{where}, {names[0]} entry {number}"
+    found = (_text(item, (name,), at) for name in _ENTRY)
+    text = next(filter(None, found), "")
+    if not text:
+      raise ValueError(
+        f"{at}: no text in any of {', '.join(_ENTRY)}; the entry has "
+        f"{', '.join(item) or 'no field'}"
+      )
+    texts.append(" ".join(text.split()))
+  return tuple(texts)
+
+
+def _line(item: Mapping[str, Any], where: str) -> str:
+  """A message: `role: [timestamp] content`, without brackets if undated."""
+  role = _text(item, ("role",), where) or "user"
+  time = _text(item, ("timestamp",), where)
+  content = " ".join(_text(item, ("content",), where).split())
+  return f"{role}: [{time}] {content}" if time else f"{role}: {content}"
+
+
+def make(
+  path: str,
+  eval_path: str = "",
+  holdout: int = 128,
+  reward_name: str = "reward_exact",
+  metric_name: str = "f1",
+  seed: int = 0,
+) -> long_context.LongContext:
+  """Loads the files of a config, as `long_context.make` does.
+
+  Args:
+    path: what is trained on; "" if nothing is.
+    eval_path: what is evaluated on; "" holds some of `path` out.
+    holdout: how many questions of `path` are then held out.
+    reward_name: key of `rewards.REWARDS`.
+    metric_name: key of `rewards.METRICS`.
+    seed: of the choice of held-out questions and of the order of training.
+
+  Returns:
+    The environment; nothing in it depends on the layout of the files.
+
+  Raises:
+    ValueError: a file is malformed, no file is named, too many questions would
+      be held out, or a question is in both files.
+  """
+  rewards.lookup(rewards.REWARDS, reward_name, "config.data.reward_name")
+  rewards.lookup(rewards.METRICS, metric_name, "config.data.metric_name")
+  if not path and not eval_path:
+    raise ValueError(
+      "config.data.path is empty: name a .json or .jsonl file, for example "
+      "--config.data.path=train.jsonl"
+    )
+  train = load(path) if path else []
+  if eval_path:
+    held_out = load(eval_path, first_id=_EVAL_ID)
+    name = pathlib.Path(eval_path).stem
+  else:
+    train, held_out = _split(train, holdout, seed, path)
+    name = "heldout"
+  trained = {_asked(example) for example in train}
+  shared = {e.question for e in held_out if _asked(e) in trained}
+  if shared:
+    raise ValueError(
+      f"{len(shared)} questions of {eval_path} are also in {path}, for example "
+      f"{min(shared)!r}: an evaluation on them would measure nothing; remove "
+      "them from the training file"
+    )
+  return long_context.LongContext(
+    tuple(train), {name: held_out}, seed, reward_name, metric_name
+  )
+
+
+def _asked(example: example_lib.Example) -> str:
+  """The question, but for case and white space: what a leak is told by."""
+  return " ".join(example.question.casefold().split())
+
+
+def _split(
+  examples: list[example_lib.Example], holdout: int, seed: int, path: str
+) -> tuple[list[example_lib.Example], list[example_lib.Example]]:
+  """Parts examples by question: (train, held out)."""
+  questions = sorted({_asked(e) for e in examples})
+  if not 0 < holdout < len(questions):
+    raise ValueError(
+      f"config.data.holdout={holdout}: {path} has {len(questions)} different "
+      "questions, of which at least one must be held out and one must stay; "
+      "or name a file in config.data.eval_path"
+    )
+  order = np.random.default_rng([seed, 1]).permutation(len(questions))
+  chosen = {questions[i] for i in order[:holdout]}
+  return (
+    [e for e in examples if _asked(e) not in chosen],
+    [
+      dataclasses.replace(e, id=_EVAL_ID + e.id)
+      for e in examples
+      if _asked(e) in chosen
+    ],
+  )
