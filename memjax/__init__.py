@@ -21,4 +21,4 @@ from memjax import losses
 from memjax import qwen3
 from memjax import rewards
 from memjax import sampling
-from memjax.agents import MemoryAgent
+from memjax.memory_agent import MemoryAgent

@@ -1,74 +1,177 @@
-"""Agents: memory operations composed into turns, and turns into rollouts.
+"""What all agents share: tasks, turns, rollouts.
+
+An agent is a frozen `spec` with these methods, all of them pure and jittable:
+
+    init(task)                                        -> state
+    read(policies, state, turn, key_B, temperature)   -> state, segments
+    answer(policies, state, query, key_N, temperature) -> segment
 
 One turn is the unit. Training scans it over the chunks of a task inside one
 compiled program; evaluation and reading feed the same turn chunk by chunk from
 the host, so that no length needs a new compile.
 
-Dimension key: B trajectories, C chunks, S chunk tokens, A response tokens.
+Dimension key: B trajectories, N questions (N = B times questions per context),
+C chunks, S chunk tokens, A response tokens.
 """
 
 import dataclasses
-import functools
-import os
-import zlib
-from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax import hf
 from memjax import qwen3
 from memjax import sampling
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
-from memjax.memory import recurrent
 
 # The answer's place in the key of a turn; chunks count from 1, so the answer
 # draws the same numbers whatever number of chunks a batch is padded to.
 _ANSWER_TURN = 0
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class Policies:
+  """Whose parameters the operations of an agent use.
+
+  Attributes:
+    policy: of the operations that are trained.
+    frozen: of the others; None where all are trained.
+    embedder: of an embedding retriever, or None.
+  """
+
+  policy: qwen3.Params
+  frozen: qwen3.Params | None = None
+  embedder: qwen3.Params | None = None
+
+  def of(self, op: str, trained: Sequence[str]) -> qwen3.Params:
+    """The parameters of an operation."""
+    if op in trained or self.frozen is None:
+      return self.policy
+    return self.frozen
+
+
+class Spec(Protocol):
   """All that is static about an agent; hashable.
 
   Attributes:
     model: the policy's shape.
-    op: the memory operation.
     chunk_tokens: S, tokens read per turn.
     question_tokens: the most tokens of a question.
-    update_tokens: the most tokens written in a memory turn.
-    answer_tokens: the most tokens written in the answer.
+    questions: asked about each context.
+    stamp_tokens: the most tokens of a session's stamp; 0: stamps are not used.
+    turn_ops: names of the model calls of a turn, in order.
+    trained: names of the operations that are trained, of turn_ops and "answer".
+    shares_state: the state does not depend on the question, so one reading of
+      a context serves all its questions.
   """
 
   model: qwen3.Config
-  op: recurrent.Recurrent
   chunk_tokens: int
   question_tokens: int
-  update_tokens: int
-  answer_tokens: int
+  questions: int
+  stamp_tokens: int
+  turn_ops: tuple[str, ...]
+  trained: tuple[str, ...]
+  shares_state: bool
+
+  def init(self, task: "Task") -> Any:
+    """The state before the first chunk."""
+
+  def read(
+    self,
+    policies: Policies,
+    state: Any,
+    turn: "Turn",
+    key_B: jax.Array,
+    temperature: jax.Array | float,
+  ) -> tuple[Any, "dict[str, Segment]"]:
+    """Reads one chunk; rows without one idle."""
+
+  def answer(
+    self,
+    policies: Policies,
+    state: Any,
+    query: "Query",
+    key_N: jax.Array,
+    temperature: jax.Array | float,
+  ) -> "Segment":
+    """Answers one question from each state."""
+
+  def limit(self, op: str) -> int:
+    """The most tokens of a response."""
+
+  def given(self, texts: Sequence[Sequence[Sequence[int]]]) -> Any:
+    """The states that hold these texts (host)."""
+
+  def shown(self, state: Any, row: int) -> list[list[int]]:
+    """The texts that a row's state holds (host)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Query:
+  """N questions.
+
+  Attributes:
+    question: rows [N] of capacity question_tokens.
+    speakers: names of the conversation's speakers, ids [N, P, T] and length
+      [N, P]; P is 0 where there are none.
+  """
+
+  question: token_lib.Tokens
+  speakers: token_lib.Tokens
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """B tasks as arrays.
+  """B contexts as arrays, with N questions about them in order.
 
   Attributes:
-    question: rows of capacity question_tokens.
+    query: the N questions.
     chunks: ids [C, B, S] and length [C, B]; shorter contexts have trailing
       chunks of length 0, which are not read.
-    id: int32 [B], the examples' ids.
-    sample: int32 [B], which of its group's rollouts a row is.
+    stamps: ids [C, B, D] and length [C, B], of each chunk's session.
+    session: int32 [C, B], the number of each chunk's session.
+    prior: ids [B, P, M] and length [B, P], entries held beforehand.
+    id: int32 [N], the examples' ids.
+    sample: int32 [N], which of its group's rollouts a row is.
+  """
+
+  query: Query
+  chunks: token_lib.Tokens
+  stamps: token_lib.Tokens
+  session: jax.Array
+  prior: token_lib.Tokens
+  id: jax.Array
+  sample: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Turn:
+  """What an agent is given to read at once.
+
+  Attributes:
+    question: of each row; agents whose memory must serve any question do not
+      look at it.
+    chunk: rows of capacity S.
+    stamp: of the chunk's session.
+    session: int32 [B], its number.
+    number: int32, the chunk's.
   """
 
   question: token_lib.Tokens
-  chunks: token_lib.Tokens
-  id: jax.Array
-  sample: jax.Array
+  chunk: token_lib.Tokens
+  stamp: token_lib.Tokens
+  session: jax.Array
+  number: jax.Array | int
 
 
 @jax.tree_util.register_dataclass
@@ -79,10 +182,11 @@ class Segment:
   Attributes:
     prompt: what the model read.
     response: what it wrote, with the log-probability of each token.
-    result: what was parsed from the response: the new memory, or the answer
-      without end token and reasoning.
+    result: the response without end token and reasoning; of an answer, the
+      answer alone.
     malformed: bool [B], the response broke the format.
     active: bool [B], the call took place.
+    counts: int or bool [B] by name, for metrics.
   """
 
   prompt: token_lib.Tokens
@@ -90,14 +194,22 @@ class Segment:
   result: token_lib.Tokens
   malformed: jax.Array
   active: jax.Array
+  counts: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Episode:
-  """B trajectories: memory turns stacked on a leading axis C; the answer."""
+  """B trajectories.
 
-  turns: Segment
+  Attributes:
+    turns: segments by operation, stacked on a leading axis C.
+    states: the state after each turn, stacked likewise.
+    answer: one segment [N].
+  """
+
+  turns: dict[str, Segment]
+  states: Any
   answer: Segment
 
 
@@ -122,6 +234,25 @@ def check_questions(
   return questions
 
 
+def contexts(
+  examples: Sequence[example_lib.Example], questions: int
+) -> list[example_lib.Example]:
+  """The first example of each context, `questions` of them to each.
+
+  Raises:
+    ValueError: neighbours do not share their context.
+  """
+  first = list(examples[::questions])
+  for i, example in enumerate(examples):
+    if example.context != first[i // questions].context:
+      raise ValueError(
+        f"examples {first[i // questions].id} and {example.id} differ in their "
+        f"context, but {questions} questions are asked about each: set "
+        "config.agent.questions=1, or the environment's number to the same"
+      )
+  return first
+
+
 def make_task(
   examples: Sequence[example_lib.Example],
   tokenizer: tokenizer_lib.Tokenizer,
@@ -131,248 +262,187 @@ def make_task(
 ) -> Task:
   """Tokenises examples and cuts their contexts into chunks (host, numpy).
 
-  A context of n tokens has ceil(n / chunk_tokens) chunks, none if it is empty.
-  With `max_chunks`, a longer context loses its middle: the first and the last
-  half stay (MemAgent's training rule). With `num_chunks`, C is padded to it.
+  A part of n tokens has ceil(n / chunk_tokens) chunks, none if it is empty; a
+  stamp stands at the head of its part. With `max_chunks`, a longer context
+  loses its middle: the first and the last half stay (MemAgent's training rule;
+  of a context of several parts, whole chunks go). With `num_chunks`, C is
+  padded to it.
 
   Raises:
-    ValueError: if a question is longer than question_tokens, or empty.
+    ValueError: a question is longer than question_tokens, or empty; a stamp or
+      a prior entry does not fit; questions of one context differ in it.
   """
-  S = spec.chunk_tokens
+  S, B = spec.chunk_tokens, len(examples) // spec.questions
+  firsts = contexts(examples, spec.questions)
   questions = check_questions(examples, tokenizer, spec)
-  contexts = tokenizer.encode_batch([e.context for e in examples])
-  if max_chunks is not None:
-    limit = max_chunks * S
-    contexts = [
-      ids
-      if len(ids) <= limit
-      else ids[: limit - limit // 2] + ids[len(ids) - limit // 2 :]
-      for ids in contexts
-    ]
-  needed = max([-(-len(ids) // S) for ids in contexts] + [num_chunks or 0])
-  B = len(examples)
-  ids_CBS = np.full((needed, B, S), tokenizer.pad_id, np.int32)
-  length_CB = np.zeros((needed, B), np.int32)
-  for b, ids in enumerate(contexts):
-    for c in range(-(-len(ids) // S)):
-      chunk = ids[c * S : (c + 1) * S]
+  cut = [_chunks(e, tokenizer, S, max_chunks) for e in firsts]
+  C = max([len(x) for x in cut] + [num_chunks or 0])
+  ids_CBS = np.full((C, B, S), tokenizer.pad_id, np.int32)
+  length_CB = np.zeros((C, B), np.int32)
+  session_CB = np.zeros((C, B), np.int32)
+  for b, chunks in enumerate(cut):
+    for c, (session, chunk) in enumerate(chunks):
       ids_CBS[c, b, : len(chunk)] = chunk
       length_CB[c, b] = len(chunk)
+      session_CB[c, b] = session
+  speakers = [example.meta.get("speakers", ()) for example in examples]
   return Task(
-    token_lib.from_lists(questions, spec.question_tokens, tokenizer.pad_id),
+    Query(
+      token_lib.from_lists(questions, spec.question_tokens, tokenizer.pad_id),
+      _nested(speakers, tokenizer),
+    ),
     token_lib.Tokens(ids_CBS, length_CB),
+    _stamps(firsts, tokenizer, session_CB, spec.stamp_tokens),
+    session_CB,
+    _nested([example.bank for example in firsts], tokenizer),
     np.array([e.id for e in examples], np.int32),
-    np.zeros((B,), np.int32),
+    np.zeros((len(examples),), np.int32),
   )
 
 
-def repeat(task: Task, group_size: int) -> Task:
-  """Each task `group_size` times in a row, samples numbered (host)."""
-  B = len(task.id)
+def _chunks(
+  example, tokenizer, size, max_chunks
+) -> list[tuple[int, list[int]]]:
+  """(session, ids) of each chunk."""
+  stamps = example.stamps or ("",) * len(example.parts)
+  parts = tokenizer.encode_batch(
+    [f"{a}\n{b}" if a else b for a, b in zip(stamps, example.parts)]
+  )
+  limit = (max_chunks or 0) * size
+  if limit and len(parts) == 1 and len(parts[0]) > limit:
+    ids = parts[0]
+    parts = [ids[: limit - limit // 2] + ids[len(ids) - limit // 2 :]]
+  chunks = [
+    (session, ids[i : i + size])
+    for session, ids in enumerate(parts)
+    for i in range(0, len(ids), size)
+  ]
+  if max_chunks and len(chunks) > max_chunks:
+    last = max_chunks // 2
+    chunks = chunks[: max_chunks - last] + chunks[len(chunks) - last :]
+  return chunks
+
+
+def _stamps(firsts, tokenizer, session_CB, capacity) -> token_lib.Tokens:
+  C, B = session_CB.shape
+  ids = np.zeros((C, B, capacity), np.int32)
+  length = np.zeros((C, B), np.int32)
+  if capacity:
+    for b, example in enumerate(firsts):
+      rows = tokenizer.encode_batch(list(example.stamps))
+      for c in range(C):
+        if not rows:
+          continue
+        row = rows[session_CB[c, b]]
+        if len(row) > capacity:
+          raise ValueError(
+            f"example {example.id}: the stamp "
+            f"{example.stamps[session_CB[c, b]]!r} has {len(row)} tokens, "
+            f"expected at most {capacity}: raise config.agent.stamp_tokens"
+          )
+        ids[c, b, : len(row)] = row
+        length[c, b] = len(row)
+  return token_lib.Tokens(ids, length)
+
+
+def _nested(
+  texts: Sequence[Sequence[str]], tokenizer: tokenizer_lib.Tokenizer
+) -> token_lib.Tokens:
+  """Several texts a row; capacities are those of the longest."""
+  rows = [tokenizer.encode_batch(list(x)) for x in texts]
+  return token_lib.from_nested(rows)
+
+
+def repeat(task: Task, group_size: int, questions: int = 1) -> Task:
+  """Each context `group_size` times in a row, samples numbered (host)."""
   twice = lambda x, axis: np.repeat(np.asarray(x), group_size, axis)
+  N = len(task.id)
+
+  def grouped(x):
+    """Questions stay together: [B, q, ...] -> [B, G, q, ...]."""
+    x = np.asarray(x).reshape(N // questions, questions, *x.shape[1:])
+    return twice(x, 0).reshape(N * group_size, *x.shape[2:])
+
+  sample = np.arange(group_size, dtype=np.int32).repeat(questions)
   return Task(
-    jax.tree.map(lambda x: twice(x, 0), task.question),
-    jax.tree.map(lambda x: twice(x, 1), task.chunks),
-    twice(task.id, 0),
-    np.tile(np.arange(group_size, dtype=np.int32), B),
+    jax.tree.map(grouped, task.query),
+    *(
+      jax.tree.map(lambda x: twice(x, 1), part)
+      for part in (task.chunks, task.stamps, task.session)
+    ),
+    jax.tree.map(lambda x: twice(x, 0), task.prior),
+    grouped(task.id),
+    np.tile(sample, N // questions),
   )
 
 
-def chunk_at(task: Task, turn: int) -> token_lib.Tokens:
-  """The chunk that a turn reads, one row for each task."""
-  return jax.tree.map(lambda x: x[turn], task.chunks)
+def turn_at(task: Task, number: jax.Array | int, questions: int = 1) -> Turn:
+  """What is read in a turn, one row for each context."""
+  return Turn(
+    jax.tree.map(lambda x: x[::questions], task.query.question),
+    *(
+      jax.tree.map(lambda x: x[number], part)
+      for part in (task.chunks, task.stamps, task.session)
+    ),
+    number,
+  )
 
 
 def row_keys(key: jax.Array, task: Task) -> jax.Array:
-  """A key for each trajectory from (key, task id, sample) alone; [B]."""
+  """A key for each question from (key, task id, sample) alone; [N]."""
   one = lambda i, sample: jax.random.fold_in(jax.random.fold_in(key, i), sample)
   return jax.vmap(one)(jnp.asarray(task.id), jnp.asarray(task.sample))
 
 
-def _turn_keys(key_B: jax.Array, turn: jax.Array | int) -> jax.Array:
-  return jax.vmap(lambda key: jax.random.fold_in(key, turn))(key_B)
+def turn_keys(
+  key_B: jax.Array, turn: jax.Array | int, call: int = 0
+) -> jax.Array:
+  """Keys for a model call of a turn; the calls of one turn are numbered."""
+  number = lambda key: jax.random.fold_in(key, turn + 1)
+  keys = jax.vmap(number)(key_B)
+  if call:
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, call))(keys)
+  return keys
 
 
-def read_turn(
-  params: qwen3.Params,
-  spec: Spec,
-  memory: token_lib.Tokens,
-  question: token_lib.Tokens,
-  chunk: token_lib.Tokens,
-  turn: jax.Array | int,
-  key_B: jax.Array,
-  temperature: jax.Array | float,
-) -> Segment:
-  """Reads one chunk and overwrites the memory; rows without a chunk idle."""
-  active = chunk.length > 0
-  prompt = recurrent.build_update(spec.op, question, memory, chunk)
-  response = sampling.decode(
-    params,
-    spec.model,
-    prompt,
-    _turn_keys(key_B, turn + 1),
-    max_new_tokens=spec.update_tokens,
-    stop_ids=spec.op.stop_ids,
-    temperature=temperature,
-    active_B=active,
-  )
-  new, malformed = recurrent.parse_update(spec.op, memory, response.tokens)
-  memory = token_lib.select(active, new, memory)
-  return Segment(prompt, response, memory, malformed & active, active)
-
-
-def answer_turn(
-  params: qwen3.Params,
-  spec: Spec,
-  memory: token_lib.Tokens,
-  question: token_lib.Tokens,
-  key_B: jax.Array,
-  temperature: jax.Array | float,
-) -> Segment:
-  """Answers from question and memory alone."""
-  prompt = recurrent.build_answer(spec.op, question, memory)
-  response = sampling.decode(
-    params,
-    spec.model,
-    prompt,
-    _turn_keys(key_B, _ANSWER_TURN),
-    max_new_tokens=spec.answer_tokens,
-    stop_ids=spec.op.stop_ids,
-    temperature=temperature,
-  )
-  body, malformed = recurrent.strip_response(spec.op, response.tokens)
-  return Segment(prompt, response, body, malformed, jnp.ones_like(malformed))
+def answer_keys(key_N: jax.Array) -> jax.Array:
+  """Keys for the answers."""
+  return turn_keys(key_N, _ANSWER_TURN - 1)
 
 
 def rollout(
-  params: qwen3.Params,
+  policies: Policies,
   spec: Spec,
   task: Task,
   key: jax.Array,
   temperature: jax.Array | float,
 ) -> Episode:
   """Reads all chunks and answers: a scan of turns, with no host in it."""
-  key_B = row_keys(key, task)
-  memory = recurrent.init_memory(spec.op, len(task.id))
+  q = spec.questions
+  key_N = row_keys(key, task)
+  key_B = key_N[::q]
 
-  def step(memory, xs):
-    chunk, turn = xs
-    segment = read_turn(
-      params, spec, memory, task.question, chunk, turn, key_B, temperature
-    )
-    return segment.result, segment
+  def step(state, number):
+    turn = turn_at(task, number, q)
+    state, segments = spec.read(policies, state, turn, key_B, temperature)
+    return state, (state, segments)
 
   turns = jnp.arange(task.chunks.length.shape[0])
-  memory, segments = jax.lax.scan(step, memory, (task.chunks, turns))
-  answer = answer_turn(params, spec, memory, task.question, key_B, temperature)
-  return Episode(segments, answer)
+  task = jax.tree.map(jnp.asarray, task)
+  state, (states, segments) = jax.lax.scan(step, spec.init(task), turns)
+  asked = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), state)
+  answer = spec.answer(policies, asked, task.query, key_N, temperature)
+  return Episode(segments, states, answer)
+
+
+def _read(policies, spec, state, turn, key_B, temperature):
+  return spec.read(policies, state, turn, key_B, temperature)
+
+
+def _answer(policies, spec, state, query, key_N, temperature):
+  return spec.answer(policies, state, query, key_N, temperature)
 
 
 rollout_jit = jax.jit(rollout, static_argnames="spec")
-read_turn_jit = jax.jit(read_turn, static_argnames="spec")
-answer_turn_jit = jax.jit(answer_turn, static_argnames="spec")
-
-
-def text_id(text: str) -> int:
-  """A stable 31-bit id of a text, for the keys of texts without an id."""
-  return zlib.crc32(text.encode()) & 0x7FFFFFFF
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryAgent:
-  """Reads a text of any length with a memory of fixed length (MemAgent).
-
-      agent = memjax.MemoryAgent.load("Qwen3-1.7B")
-      answer, memories = agent.read(text, question)
-
-  Attributes:
-    params: the policy.
-    spec: the agent.
-    tokenizer: the policy's.
-    temperature: of sampling; 0 takes the most likely tokens.
-    key: of sampling.
-  """
-
-  params: qwen3.Params
-  spec: Spec
-  tokenizer: tokenizer_lib.Tokenizer
-  temperature: float = 0.0
-  key: jax.Array = dataclasses.field(
-    default_factory=functools.partial(jax.random.key, 0)
-  )
-
-  @classmethod
-  def load(
-    cls,
-    path: str | os.PathLike,
-    *,
-    style: str = "memagent",
-    chunk_tokens: int = 5000,
-    question_tokens: int = 1024,
-    memory_tokens: int = 1024,
-    update_tokens: int = 1024,
-    answer_tokens: int = 1024,
-    thinking: bool = False,
-    dtype: str = "bfloat16",
-    temperature: float = 0.0,
-  ) -> "MemoryAgent":
-    """An agent with the model and tokenizer of a Hugging Face directory.
-
-    The lengths are MemAgent's; `dtype` is that of parameters and products.
-
-    Raises:
-      ValueError: the directory holds no Qwen3, or no tokenizer.
-    """
-    cfg, params = hf.load(path, dtype=dtype)
-    tokenizer = tokenizer_lib.load(path)
-    spec = Spec(
-      dataclasses.replace(cfg, dtype=dtype),
-      recurrent.make_recurrent(tokenizer, style, memory_tokens, thinking),
-      chunk_tokens,
-      question_tokens,
-      update_tokens,
-      answer_tokens,
-    )
-    return cls(params, spec, tokenizer, temperature)
-
-  def read(
-    self,
-    text: str,
-    question: str,
-    on_memory: Callable[[int, int, str], None] | None = None,
-  ) -> tuple[str, list[str]]:
-    """Answers a question about a text.
-
-    Args:
-      text: of any length; an empty one is answered from an empty memory.
-      question: at most spec.question_tokens long.
-      on_memory: called after each chunk with (chunk, how many, memory).
-
-    Returns:
-      (answer, the memory after each chunk), decoded for people.
-    """
-    example = example_lib.Example(text_id(question), question, text, ())
-    task = make_task([example], self.tokenizer, self.spec)
-    decode = lambda rows: self.tokenizer.decode(token_lib.to_lists(rows)[0])
-    key_B = row_keys(self.key, task)
-    memory, memories = recurrent.init_memory(self.spec.op, 1), []
-    count = task.chunks.length.shape[0]
-    for turn in range(count):
-      segment = read_turn_jit(
-        self.params,
-        self.spec,
-        memory,
-        task.question,
-        chunk_at(task, turn),
-        turn,
-        key_B,
-        self.temperature,
-      )
-      memory = segment.result
-      memories.append(decode(memory))
-      if on_memory:
-        on_memory(turn + 1, count, memories[-1])
-    segment = answer_turn_jit(
-      self.params, self.spec, memory, task.question, key_B, self.temperature
-    )
-    return decode(segment.result), memories
+read_jit = jax.jit(_read, static_argnames="spec")
+answer_jit = jax.jit(_answer, static_argnames="spec")

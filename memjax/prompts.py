@@ -12,7 +12,7 @@ import re
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 
-SLOTS = ("question", "memory", "chunk")
+SLOTS = ("question", "memory", "chunk", "entries", "facts")
 _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 
 
@@ -63,6 +63,69 @@ STYLES = {
 }
 # What a word-level vocabulary needs for the style "words".
 STYLE_WORDS = ("<ask>", "<memory>", "<chunk>", "<write>", "<answer>", "<none>")
+
+
+# Styles of the memory bank; what the policy writes is `memory.lines`.
+BANK_STYLES = {
+  # The tasks of Memory-R1's manager and answer agent (2508.19828), with lines
+  # in place of its JSON.
+  "memory_r1": {
+    "extract": (
+      "Below is a part of a conversation. Write down what it tells about the "
+      "people that may be asked later: facts, plans, preferences, events with "
+      "their dates, and what is no longer true. One fact a line, each with "
+      "the name of the person it is about and understandable by itself. "
+      "Leave small talk out. If there is nothing to note, write NONE.\n\n"
+      "<conversation>\n{chunk}\n</conversation>\n\n"
+      "Facts:"
+    ),
+    "update": (
+      "You keep a memory of numbered entries. Below are the entries that are "
+      "closest to some new facts, and the new facts. Write one operation a "
+      "line:\n"
+      "ADD text: for a fact that no entry holds\n"
+      "UPDATE number text: for an entry that a fact corrects or completes\n"
+      "DELETE number: for an entry that a fact says is no longer true\n"
+      "NOOP: if there is nothing to change\n\n"
+      "<entries>\n{entries}\n</entries>\n\n"
+      "<facts>\n{facts}\n</facts>\n\n"
+      "Operations:"
+    ),
+    "answer": (
+      "Answer a question from the memory below. First write a line USE with "
+      "the numbers of the entries that you need, then the answer in a few "
+      "words. Where entries contradict each other the later one holds; give "
+      "dates instead of words such as yesterday.\n\n"
+      "<memory>\n{entries}\n</memory>\n\n"
+      "<question>\n{question}\n</question>"
+    ),
+    "answer_plain": (
+      "Answer a question from the memory below, in a few words. Where entries "
+      "contradict each other the later one holds; give dates instead of words "
+      "such as yesterday.\n\n"
+      "<memory>\n{entries}\n</memory>\n\n"
+      "<question>\n{question}\n</question>"
+    ),
+    "number": "{n}: ",
+    "newline": "\n",
+    "empty": "(empty)\n",
+  },
+  # For word-level vocabularies.
+  "words": {
+    "extract": "<chunk> {chunk} <write>",
+    "update": "<memory> {entries} <facts> {facts} <ops>",
+    "answer": "<memory> {entries} <answer> {question}",
+    "answer_plain": "<memory> {entries} <plain> {question}",
+    "number": "{n}",
+    "newline": "<nl>",
+    "empty": "<none>",
+  },
+}
+# What a word-level vocabulary needs for it, beside the numbers.
+BANK_WORDS = (
+  "<chunk> <write> <memory> <facts> <ops> <answer> <plain> <none> <nl> "
+  "NOOP ADD UPDATE DELETE NONE USE"
+).split()
 
 
 def compile_template(

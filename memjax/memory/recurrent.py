@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax.memory import responses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,23 +106,8 @@ def build_answer(
 def strip_response(
   op: Recurrent, response: token_lib.Tokens
 ) -> tuple[token_lib.Tokens, jax.Array]:
-  """A response without end token and reasoning, and whether it is malformed.
-
-  Returns:
-    (text tokens, bool [B] True where a reasoning block was left open).
-  """
-  last = jnp.take_along_axis(
-    response.ids, jnp.maximum(response.length - 1, 0)[:, None], axis=1
-  )[:, 0]
-  ended = (last[:, None] == jnp.asarray(op.stop_ids)[None, :]).any(1)
-  ended &= response.length > 0
-  body = token_lib.Tokens(response.ids, response.length - ended)
-  if op.think_ids is None:
-    return body, jnp.zeros(body.length.shape, bool)
-  opened = token_lib.find_last(body, op.think_ids[0])
-  closed = token_lib.find_last(body, op.think_ids[1])
-  body = token_lib.slice_rows(body, closed + 1, body.length)
-  return body, opened > closed
+  """`responses.strip` with the operation's ids."""
+  return responses.strip(response, op.stop_ids, op.think_ids)
 
 
 def parse_update(
