@@ -5,9 +5,9 @@ there are Q groups. With dynamic sampling (DAPO, 2503.14476 sec. 3.2) groups
 whose rewards are all equal are left out, and waves are sampled until Q groups
 are live or `max_waves` is reached; then the update has fewer groups.
 
-Dimension key: Q groups of an iteration, W of a wave, G trajectories of a group;
-B = W * G, trajectory b = w * G + g; C chunks; turn rows are numbered c * B + b,
-in an iteration c * Q * G + q * G + g.
+Dimension key: Q groups of an iteration, W of a wave, G trajectories of a group,
+q questions about each context; B = W * G, trajectory b = w * G + g; C chunks.
+Turn rows are numbered c * B + b, answers b * q + i.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from memjax import advantages
 from memjax import agents
-from memjax import qwen3
+from memjax import credit
 from memjax import rows as rows_lib
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax.envs import example as example_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class CollectConfig:
   """How experience is made.
 
   Attributes:
-    questions: Q, groups of an iteration.
+    questions: Q, groups of an iteration: contexts, whatever number of questions
+      is asked about each.
     wave_questions: W, sampled at once: what the KV cache must hold.
     group_size: G, trajectories of a group.
     max_chunks: C, chunks of a trajectory; longer texts lose their middle.
@@ -44,6 +45,7 @@ class CollectConfig:
       relative to its limit, counts.
     shuffle_rewards: permute rewards within each group: a control that must
       teach nothing.
+    weights: what each operation is rewarded for.
   """
 
   questions: int
@@ -56,6 +58,10 @@ class CollectConfig:
   max_waves: int = 1
   overlong_buffer: int = 0
   shuffle_rewards: bool = False
+  weights: tuple[tuple[str, credit.Weights], ...] = (
+    ("update", credit.Weights()),
+    ("answer", credit.Weights()),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +69,15 @@ class Experience:
   """What the update needs.
 
   Attributes:
-    turns: memory turns as rows, [C * B].
-    answers: answers as rows, [B].
-    turn_index: the turn rows that count (host int array).
-    answer_index: the answer rows that count.
+    rows: by operation; turns [C * Q * G], answers [Q * G * q].
+    index: by operation, the rows that count (host int arrays).
     cursor: how many training examples have been used up.
     metrics: floats, named rollout/...
     tokens: prompt and response tokens that the model has processed.
   """
 
-  turns: rows_lib.Rows
-  answers: rows_lib.Rows
-  turn_index: np.ndarray
-  answer_index: np.ndarray
+  rows: dict[str, rows_lib.Rows]
+  index: dict[str, np.ndarray]
   cursor: int
   metrics: dict[str, float]
   tokens: int
@@ -85,13 +87,13 @@ class Experience:
 class _Wave:
   """What the host knows of one batch of rollouts."""
 
-  adv_WG: np.ndarray
+  adv: dict[str, np.ndarray]
   live_W: np.ndarray
   stats: dict[str, np.ndarray]
 
 
 def collect(
-  params: qwen3.Params,
+  policies: agents.Policies,
   spec: agents.Spec,
   env: Any,
   tokenizer: tokenizer_lib.Tokenizer,
@@ -104,7 +106,7 @@ def collect(
   """Samples rollouts and turns them into rows.
 
   Args:
-    params: the behaviour policy.
+    policies: the behaviour policy, and whatever else the agent needs.
     spec: the agent.
     env: gives training examples from a cursor on, and rewards.
     tokenizer: of the policy.
@@ -113,28 +115,22 @@ def collect(
     seed: of what the host draws in this iteration.
     cursor: the first unused training example.
   """
-  Q, W, G, C = (
+  Q, W, G, C, q = (
     cfg.questions,
     cfg.wave_questions,
     cfg.group_size,
     cfg.max_chunks,
+    spec.questions,
   )
-  filled, waves = 0, []
+  filled, waves, rows = 0, [], {}
   max_waves = cfg.max_waves if cfg.dynamic_sampling else Q // W
-  turns = answers = None
   while filled < Q and len(waves) < max_waves:
-    examples = env.train_examples(cursor, W)
-    cursor += W
+    examples = env.train_examples(cursor, W * q)
+    cursor += W * q
     episode, wave = _sample(
-      params, spec, env, tokenizer, cfg, examples, key, seed
+      policies, spec, env, tokenizer, cfg, examples, key, seed
     )
     waves.append(wave)
-    adv_B = wave.adv_WG.reshape(-1)
-    new_turns = rows_lib.from_turns(episode.turns, adv_B)
-    new_answers = rows_lib.from_segment(episode.answer, adv_B)
-    if turns is None:
-      turns = rows_lib.empty_like(new_turns, C * Q * G)
-      answers = rows_lib.empty_like(new_answers, Q * G)
     live_W = wave.live_W if cfg.dynamic_sampling else np.ones(W, bool)
     keep = np.flatnonzero(live_W)[: Q - filled]
     target_W = np.full(W, -1)
@@ -144,105 +140,167 @@ def collect(
     target_R = np.where(
       target_B >= 0, np.arange(C)[:, None] * Q * G + target_B, -1
     ).reshape(-1)
-    turns = rows_lib.put(turns, new_turns, target_R)
-    answers = rows_lib.put(answers, new_answers, target_B)
+    for op in spec.trained:
+      if op == "answer":
+        new = rows_lib.from_segment(episode.answer, wave.adv[op])
+        target, count = _spread(target_B, q), Q * G * q
+      else:
+        new = rows_lib.from_turns(episode.turns[op], wave.adv[op])
+        target, count = target_R, C * Q * G
+      if op not in rows:
+        rows[op] = rows_lib.empty_like(new, count)
+      rows[op] = rows_lib.put(rows[op], new, target)
   return Experience(
-    turns,
-    answers,
-    np.flatnonzero(np.asarray(turns.weight)),
-    np.flatnonzero(np.asarray(answers.weight)),
+    rows,
+    {op: np.flatnonzero(np.asarray(x.weight)) for op, x in rows.items()},
     cursor,
     _metrics(waves, filled, cfg),
     sum(int(wave.stats["tokens"].sum()) for wave in waves),
   )
 
 
-def _spread(target_W: np.ndarray, group_size: int) -> np.ndarray:
-  """Group numbers to trajectory numbers; -1 stays -1."""
-  first = target_W[:, None] * group_size + np.arange(group_size)
-  return np.where(target_W[:, None] >= 0, first, -1).reshape(-1)
+def _spread(target: np.ndarray, times: int) -> np.ndarray:
+  """Group numbers to numbers of members; -1 stays -1."""
+  first = target[:, None] * times + np.arange(times)
+  return np.where(target[:, None] >= 0, first, -1).reshape(-1)
 
 
-def _sample(params, spec, env, tokenizer, cfg, examples, key, seed):
+def _sample(policies, spec, env, tokenizer, cfg, examples, key, seed):
   """One wave of rollouts with rewards and advantages."""
+  q, G = spec.questions, cfg.group_size
+  W = len(examples) // q
   task = agents.make_task(
     examples, tokenizer, spec, cfg.max_chunks, cfg.max_chunks
   )
-  task = agents.repeat(task, cfg.group_size)
-  episode = agents.rollout_jit(params, spec, task, key, cfg.temperature)
-  answers = token_lib.to_lists(episode.answer.result)
-  verified_WG = np.array(
-    [
-      env.reward(examples[b // cfg.group_size], tokenizer.decode(ids))
-      for b, ids in enumerate(answers)
-    ],
-    np.float32,
-  ).reshape(-1, cfg.group_size)
-  stats = _stats(episode, spec, cfg.overlong_buffer)
-  stats["reward"] = verified_WG
-  reward_WG = verified_WG + stats["penalty"].reshape(verified_WG.shape)
-  if cfg.shuffle_rewards:
-    rng = np.random.default_rng([*seed, examples[0].id, 5])
-    reward_WG = rng.permuted(reward_WG, axis=1)
-  return episode, _Wave(
-    np.asarray(advantages.group_relative(reward_WG, cfg.std_normalize)),
-    np.asarray(advantages.live_groups(jnp.asarray(reward_WG))),
-    stats,
+  episode = agents.rollout_jit(
+    policies, spec, agents.repeat(task, G, q), key, cfg.temperature
   )
+  answers = token_lib.to_lists(episode.answer.result)
+  outcome_WGq = np.zeros((W, G, q), np.float32)
+  for n, ids in enumerate(answers):
+    w, g, i = np.unravel_index(n, outcome_WGq.shape)
+    text = tokenizer.decode(ids)
+    outcome_WGq[w, g, i] = env.reward(examples[w * q + i], text)
+  stats = _stats(episode, spec, cfg.overlong_buffer)
+  stats["reward"] = outcome_WGq
+  weights = {op: w for op, w in cfg.weights if op in spec.trained}
+  truth = None
+  if any(weight.truth for weight in weights.values()):
+    firsts = agents.contexts(examples, q)
+    truth = truth_scores(episode, spec, env, tokenizer, firsts, task, G)
+    stats["truth"] = truth
+  formats = {}
+  for op in weights:
+    if op == "answer":
+      formats[op] = ~np.asarray(episode.answer.malformed).reshape(W, G, q)
+    else:
+      segment = episode.turns[op]
+      bad = np.asarray(segment.malformed).sum(0)
+      calls = np.maximum(np.asarray(segment.active).sum(0), 1)
+      formats[op] = 1 - (bad / calls).reshape(W, G)
+  shuffle = None
+  if cfg.shuffle_rewards:
+    shuffle = np.random.default_rng([*seed, examples[0].id, 5])
+  adv, live_W = credit.assign(
+    weights,
+    outcome_WGq,
+    formats,
+    truth,
+    stats["penalty"].reshape(W, G),
+    cfg.std_normalize,
+    shuffle,
+  )
+  return episode, _Wave(adv, live_W, stats)
+
+
+def truth_scores(
+  episode: agents.Episode,
+  spec: agents.Spec,
+  env: Any,
+  tokenizer: tokenizer_lib.Tokenizer,
+  firsts: Sequence[example_lib.Example],
+  task: agents.Task,
+  group_size: int,
+) -> np.ndarray:
+  """Mean F1 over sessions between right and made changes; [W, G].
+
+  Args:
+    episode: rollouts; `env.judge` compares the states around each session.
+    spec: the agent.
+    env: knows what should change.
+    tokenizer: of the policy.
+    firsts: W examples.
+    task: of the W contexts.
+    group_size: G.
+  """
+  states = jax.device_get(episode.states)
+  W, C = len(firsts), task.chunks.length.shape[0]
+  scores = np.zeros((W, group_size), np.float32)
+  for w, example in enumerate(firsts):
+    active = task.chunks.length[:, w] > 0
+    session = task.session[:, w]
+    last = {int(session[c]): c for c in range(C) if active[c]}
+    for g in range(group_size):
+      before, found = list(example.bank), []
+      for number, c in sorted(last.items()):
+        state = jax.tree.map(lambda x, c=c: x[c], states)
+        shown = spec.shown(state, w * group_size + g)
+        after = [tokenizer.decode(ids) for ids in shown]
+        right, made = env.judge(example, number, before, after)
+        found.append(credit.f1(len(right), len(made), len(right & made)))
+        before = after
+      scores[w, g] = np.mean(found) if found else 1.0
+  return scores
 
 
 def _stats(
   episode: agents.Episode, spec: agents.Spec, overlong_buffer: int
 ) -> dict[str, np.ndarray]:
   """Small host arrays that describe a wave."""
-  turns, answer = jax.device_get(
-    [
-      (
+  segments = {**episode.turns, "answer": episode.answer}
+  found = jax.device_get(
+    {
+      op: (
         segment.active,
         segment.response.truncated,
         segment.malformed,
         segment.prompt.length,
         segment.response.tokens.length,
-        segment.result.length,
+        segment.counts,
       )
-      for segment in (episode.turns, episode.answer)
-    ]
+      for op, segment in segments.items()
+    }
   )
-  active_CB, truncated_CB, malformed_CB, prompt_CB, length_CB, memory_CB = turns
-  _, answer_truncated, answer_malformed, answer_prompt, answer_length, _ = (
-    answer
+  stats, tokens, penalty = {}, 0, 0.0
+  for op, (active, truncated, bad, prompt, length, counts) in found.items():
+    stats[f"{op}/truncated"] = truncated[active]
+    stats[f"{op}/malformed"] = bad[active]
+    stats[f"{op}/tokens"] = length[active]
+    for name, count in counts.items():
+      stats[f"{op}/{name}"] = count[active]
+    tokens += prompt[active].sum() + length.sum()
+    if op != "answer":
+      stats[f"{op}/idle"] = ~active
+      # A turn takes as many decoding steps as its longest response.
+      slots = length.max(1).sum() * length.shape[1]
+      stats[f"{op}/idle_decoding"] = np.array(
+        [1 - length.sum() / max(slots, 1)]
+      )
+    if overlong_buffer:
+      over = np.asarray(
+        advantages.overlong_penalty(length, spec.limit(op), overlong_buffer)
+      )
+      if op == "answer":
+        over = over.reshape(-1, spec.questions).T
+      penalty = np.minimum(penalty, over.min(0, initial=0.0))
+  stats["truncated"] = np.concatenate(
+    [stats[f"{op}/truncated"] for op in episode.turns]
+    or [stats["answer/truncated"]]
   )
-  # A turn takes as many decoding steps as its longest response.
-  slots = length_CB.max(1).sum() * length_CB.shape[1]
-  penalty = np.zeros(length_CB.shape[1:], np.float32)
-  if overlong_buffer:
-    over = lambda length, limit: np.asarray(
-      advantages.overlong_penalty(length, limit, overlong_buffer)
-    )
-    penalty = np.minimum(
-      over(length_CB, spec.update_tokens).min(0, initial=0.0),
-      over(answer_length, spec.answer_tokens),
-    )
-  return {
-    "penalty": penalty,
-    "truncated": truncated_CB[active_CB],
-    "malformed": malformed_CB[active_CB],
-    "memory_tokens": memory_CB[active_CB],
-    "response_tokens": length_CB[active_CB],
-    "answer_tokens": answer_length,
-    "answer_truncated": answer_truncated,
-    "answer_malformed": answer_malformed,
-    "idle_turns": ~active_CB,
-    "idle_decoding": np.array([1 - length_CB.sum() / max(slots, 1)]),
-    "tokens": np.array(
-      [
-        prompt_CB[active_CB].sum(),
-        length_CB.sum(),
-        answer_prompt.sum(),
-        answer_length.sum(),
-      ]
-    ),
-  }
+  B = episode.answer.active.shape[0] // spec.questions
+  stats["penalty"] = np.broadcast_to(np.float32(penalty), (B,))
+  stats["tokens"] = np.array([tokens])
+  return stats
 
 
 def _metrics(

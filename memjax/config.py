@@ -21,6 +21,8 @@ def default() -> ml_collections.ConfigDict:
       "model": {
         "path": "",  # Hugging Face directory: config.json, *.safetensors
         "tokenizer": "",  # directory of the tokenizer; "": the model's
+        # Parameters of operations that are not trained; "": those of path.
+        "frozen": "",
         "dtype": "bfloat16",  # of matrix products; masters are float32
         "scan_layers": True,  # False: unrolled, faster on CPU
         "remat": True,  # recompute layers in the backward pass
@@ -34,7 +36,10 @@ def default() -> ml_collections.ConfigDict:
         "metric_name": "sub_em",
       },
       "agent": {
-        "style": "memagent",  # key of prompts.STYLES
+        "name": "memory",  # key of build.AGENTS
+        "style": "memagent",  # key of prompts.STYLES or BANK_STYLES
+        # Operations that are trained; "extract" is of memory_r1 alone.
+        "trained": ("extract", "update", "answer"),
         "thinking": False,  # chat templates that can open a reasoning block
         "chunk_tokens": 5000,
         "max_chunks": 8,  # in training; longer texts lose their middle
@@ -42,6 +47,29 @@ def default() -> ml_collections.ConfigDict:
         "memory_tokens": 1024,
         "update_tokens": 1024,  # written per memory turn, reasoning included
         "answer_tokens": 1024,
+        # From here on: memory_r1 alone.
+        "questions": 1,  # asked about each context in training
+        "extractor": "policy",  # or "turns": the chunk's own lines
+        "updater": "policy",  # or "append": every fact is added
+        "retriever": "bm25",  # or "embedding", "recency"
+        "embedder": "",  # Qwen3 directory for retriever="embedding"
+        "names_entries": True,  # the answer begins with the entries it uses
+        "entries": 256,  # slots of the bank
+        "entry_tokens": 64,
+        "stamp_tokens": 16,  # date before each entry; 0: none
+        "full": "refuse",  # what an addition to a full bank does, or "evict"
+        "facts": 8,  # of a chunk, at most
+        "ops": 8,  # of a chunk, at most
+        "candidates": 10,  # entries that an update is shown
+        "retrieved": 60,  # entries that an answer is shown
+        "extract_tokens": 512,  # written per chunk
+      },
+      # What each operation is rewarded for: right answers, lines that keep to
+      # the grammar, changes that were right (where the data know them).
+      "reward": {
+        "extract": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
+        "update": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
+        "answer": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
       },
       "rollout": {
         "questions": 16,  # groups per iteration
@@ -101,6 +129,15 @@ _AT_LEAST = (
   ("agent.memory_tokens", 1),
   ("agent.update_tokens", 1),
   ("agent.answer_tokens", 1),
+  ("agent.questions", 1),
+  ("agent.entries", 1),
+  ("agent.entry_tokens", 1),
+  ("agent.stamp_tokens", 0),
+  ("agent.facts", 1),
+  ("agent.ops", 1),
+  ("agent.candidates", 1),
+  ("agent.retrieved", 1),
+  ("agent.extract_tokens", 1),
   ("rollout.questions", 1),
   ("rollout.wave_questions", 1),
   ("rollout.group_size", 2),

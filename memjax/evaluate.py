@@ -22,9 +22,12 @@ from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
-from memjax.memory import recurrent
 
 Metric = Callable[[example_lib.Example, str], float]
+Judge = Callable[
+  [example_lib.Example, int, Sequence[str], Sequence[str]],
+  tuple[set[str], set[str]],
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Answers:
   Attributes:
     examples: N examples.
     texts: K answers to each of them, decoded.
+    finals: the texts that the state of the first sample held in the end.
     traces: what happened in each turn of the first rows, as the report wants.
   """
 
   examples: Sequence[example_lib.Example]
   texts: list[list[str]]
+  finals: list[list[str]]
   traces: list[dict[str, Any]]
 
   def scores(self, metric: Metric) -> np.ndarray:
@@ -53,7 +58,7 @@ class Answers:
 
 
 def answer(
-  params: qwen3.Params,
+  policies: agents.Policies,
   spec: agents.Spec,
   tokenizer: tokenizer_lib.Tokenizer,
   examples: Sequence[example_lib.Example],
@@ -62,13 +67,17 @@ def answer(
   batch_size: int,
   temperature: float = 0.0,
   samples: int = 1,
-  memories: Sequence[str] | None = None,
+  memories: Sequence[Sequence[str]] | None = None,
   traces: int = 0,
+  judge: Judge | None = None,
 ) -> Answers:
   """Lets the agent read and answer.
 
+  Examples with the same context share one reading where the agent's state does
+  not depend on the question.
+
   Args:
-    params: the policy.
+    policies: the policy, and whatever else the agent needs.
     spec: the agent.
     tokenizer: the policy's.
     examples: N examples, of any lengths.
@@ -76,103 +85,181 @@ def answer(
     batch_size: B; the last batch is filled up with idle rows.
     temperature: 0 is greedy.
     samples: K answers to each example.
-    memories: instead of reading, answer from these N memories.
-    traces: record the turns of the first sample of so many first examples.
+    memories: instead of reading, answer from N states that hold these texts.
+    traces: record the turns of the first sample of so many first examples; of
+      those that share a reading, of the first.
+    judge: says of each session which changes were right.
 
   Raises:
     ValueError: there is no example, or a given memory does not fit.
   """
   if not examples:
     raise ValueError("there is no example to evaluate on")
-  count = len(examples) * samples
+  spec = dataclasses.replace(spec, questions=1) if spec.shares_state else spec
   texts = [[""] * samples for _ in examples]
+  finals: list[list[str]] = [[] for _ in examples]
   recorded: dict[int, dict[str, Any]] = {}
-  # Long texts together, so that few rows idle.
-  order = sorted(
-    range(count), key=lambda i: (-len(examples[i // samples].context), i)
-  )
-  for start in range(0, count, batch_size):
-    rows = order[start : start + batch_size]
-    filled = rows + [rows[-1]] * (batch_size - len(rows))
-    picked = [examples[i // samples] for i in filled]
-    task = agents.make_task(picked, tokenizer, spec)
-    sample = np.array([i % samples for i in filled], np.int32)
-    idle = np.arange(batch_size) >= len(rows)
-    length_CB = np.where(idle, 0, task.chunks.length)
-    task = dataclasses.replace(
-      task,
-      sample=sample,
-      chunks=dataclasses.replace(task.chunks, length=length_CB),
-    )
+  for units in _batches(spec, examples, samples, batch_size):
+    state, turns = None, []
+    firsts = [examples[unit.members[0]] for unit in units]
+    filled = firsts + [firsts[-1]] * (batch_size - len(units))
     watched = [
-      (b, i // samples)
-      for b, i in enumerate(rows)
-      if i % samples == 0 and i // samples < traces
+      b for b, u in enumerate(units) if not u.sample and u.members[0] < traces
     ]
-    given = None
-    if memories is not None:
-      ids = tokenizer.encode_batch([memories[i // samples] for i in filled])
-      given = token_lib.from_lists(ids, spec.op.capacity)
-    turns, segment = _read(params, spec, task, key, temperature, given, watched)
-    ids = token_lib.to_lists(segment.result)
-    for b, i in enumerate(rows):
-      texts[i // samples][i % samples] = tokenizer.decode(ids[b])
-    for b, n in watched:
-      recorded[n] = {
-        "turns": _decoded(turns, b, task, tokenizer),
-        "answer": texts[n][0],
-      }
-  return Answers(examples, texts, [recorded[n] for n in sorted(recorded)])
-
-
-def _read(params, spec, task, key, temperature, given, watched):
-  """Feeds one batch; keeps the segments of all turns only if rows are watched.
-
-  Returns:
-    (segments of the turns, segment of the answer).
-  """
-  key_B = agents.row_keys(key, task)
-  turns, memory = [], given
-  if given is None:
-    memory = recurrent.init_memory(spec.op, len(task.id))
-    for turn in range(task.chunks.length.shape[0]):
-      segment = agents.read_turn_jit(
-        params,
+    task = _task(filled, units, tokenizer, spec)
+    if memories is None:
+      state, turns = _read(policies, spec, task, key, temperature, watched)
+    else:
+      given = [memories[unit.members[0]] for unit in units]
+      given += [given[-1]] * (batch_size - len(units))
+      state = spec.given([tokenizer.encode_batch(list(x)) for x in given])
+    for b, unit in enumerate(units):
+      if not unit.sample:
+        held = [tokenizer.decode(ids) for ids in spec.shown(state, b)]
+        for n in unit.members:
+          finals[n] = held
+    asked = [(b, n) for b, unit in enumerate(units) for n in unit.members]
+    for start in range(0, len(asked), batch_size):
+      part = asked[start : start + batch_size]
+      rows = [b for b, _ in part] + [part[-1][0]] * (batch_size - len(part))
+      found = _ask_states(
+        policies,
         spec,
-        memory,
-        task.question,
-        agents.chunk_at(task, turn),
-        turn,
-        key_B,
+        _rows(state, rows),
+        [examples[n] for _, n in part],
+        [units[b].sample for b, _ in part],
+        tokenizer,
+        key,
         temperature,
       )
-      memory = segment.result
-      if watched:
-        turns.append(segment)
-  segment = agents.answer_turn_jit(
-    params, spec, memory, task.question, key_B, temperature
+      for (b, n), text in zip(part, found):
+        texts[n][units[b].sample] = text
+    for b in watched:
+      n = units[b].members[0]
+      recorded[n] = {
+        "turns": _decoded(turns, b, task, tokenizer, spec, examples[n], judge),
+        "answer": texts[n][0],
+      }
+  return Answers(
+    examples, texts, finals, [recorded[n] for n in sorted(recorded)]
   )
-  return turns, segment
 
 
-def _decoded(turns, row: int, task, tokenizer) -> list[dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+  """One reading: the examples that it serves, and which sample it is."""
+
+  members: tuple[int, ...]
+  sample: int
+
+
+def _batches(spec, examples, samples, batch_size) -> list[list[_Unit]]:
+  """Readings in batches; long contexts together, so that few rows idle."""
+  groups: dict[Any, list[int]] = {}
+  for n, example in enumerate(examples):
+    same = (example.context, example.stamps, example.bank)
+    groups.setdefault(same if spec.shares_state else n, []).append(n)
+  length = lambda members: sum(map(len, examples[members[0]].parts))
+  ordered = sorted(groups.values(), key=lambda x: (-length(x), x[0]))
+  units = [
+    _Unit(tuple(members), sample)
+    for members in ordered
+    for sample in range(samples)
+  ]
+  return [units[i : i + batch_size] for i in range(0, len(units), batch_size)]
+
+
+def _task(filled, units, tokenizer, spec) -> agents.Task:
+  """A batch's readings; rows that only fill it up idle."""
+  task = agents.make_task(filled, tokenizer, spec)
+  samples = [unit.sample for unit in units]
+  samples += [samples[-1]] * (len(filled) - len(units))
+  idle = np.arange(len(filled)) >= len(units)
+  length_CB = np.where(idle, 0, task.chunks.length)
+  return dataclasses.replace(
+    task,
+    sample=np.array(samples, np.int32),
+    chunks=dataclasses.replace(task.chunks, length=length_CB),
+  )
+
+
+def _read(policies, spec, task, key, temperature, watched):
+  """Feeds one batch; keeps all turns only if rows are watched.
+
+  Returns:
+    (the last state, [(state, segments) of each turn]).
+  """
+  key_B = agents.row_keys(key, task)
+  state, turns = spec.init(task), []
+  for number in range(task.chunks.length.shape[0]):
+    state, segments = agents.read_jit(
+      policies, spec, state, agents.turn_at(task, number), key_B, temperature
+    )
+    if watched:
+      turns.append((state, segments))
+  return state, turns
+
+
+def _rows(state: Any, rows: Sequence[int]) -> Any:
+  index = np.array(rows)
+  return jax.tree.map(lambda x: x[index], state)
+
+
+def _ask_states(
+  policies, spec, state, examples, samples, tokenizer, key, temperature
+) -> list[str]:
+  """The answers to one question from each row of a state."""
+  fill = jax.tree.leaves(state)[0].shape[0] - len(examples)
+  # Only the questions: contexts have been read.
+  asked = [
+    dataclasses.replace(x, context="", stamps=(), bank=())
+    for x in [*examples, *[examples[-1]] * fill]
+  ]
+  task = agents.make_task(asked, tokenizer, spec)
+  sample = np.array([*samples, *[samples[-1]] * fill], np.int32)
+  key_N = agents.row_keys(key, dataclasses.replace(task, sample=sample))
+  segment = agents.answer_jit(
+    policies, spec, state, task.query, key_N, temperature
+  )
+  ids = token_lib.to_lists(segment.result)
+  return [tokenizer.decode(ids[n]) for n in range(len(examples))]
+
+
+def _decoded(
+  turns, row: int, task, tokenizer, spec, example, judge
+) -> list[dict[str, Any]]:
   """The turns of one row for people."""
-  decoded = []
+  decoded, session_start = [], list(example.bank)
   at = lambda tokens: tokenizer.decode(
     np.asarray(tokens.ids[row])[: int(tokens.length[row])]
   )
-  for turn, segment in enumerate(turns):
-    if not bool(segment.active[row]):
-      continue
-    decoded.append(
-      {
-        "chunk": at(agents.chunk_at(task, turn)),
-        "response": at(segment.response.tokens),
-        "memory": at(segment.result),
-        "truncated": bool(segment.response.truncated[row]),
-        "malformed": bool(segment.malformed[row]),
-      }
-    )
+  count = int((np.asarray(task.chunks.length[:, row]) > 0).sum())
+  for number, (state, segments) in enumerate(turns[:count]):
+    segments = {op: s for op, s in segments.items() if bool(s.active[row])}
+    after = [tokenizer.decode(ids) for ids in spec.shown(state, row)]
+    session = int(task.session[number, row])
+    ends = number + 1 == count or task.session[number + 1, row] != session
+    texts = {op: at(s.response.tokens) for op, s in segments.items()}
+    turn = {
+      "chunk": at(agents.turn_at(task, number).chunk),
+      "response": texts["update"]
+      if list(texts) == ["update"]
+      else "\n".join(f"{op}: {text}" for op, text in texts.items()),
+      "memory": "\n".join(after),
+      "truncated": any(
+        bool(s.response.truncated[row]) for s in segments.values()
+      ),
+      "malformed": any(bool(s.malformed[row]) for s in segments.values()),
+    }
+    if judge and ends:
+      right, made = judge(example, session, session_start, after)
+      turn["changes"] = [
+        *(f"{x}: right" for x in sorted(made & right)),
+        *(f"{x}: wrong" for x in sorted(made - right)),
+        *(f"{x}: missed" for x in sorted(right - made)),
+      ]
+      session_start = after
+    decoded.append(turn)
   return decoded
 
 
@@ -226,12 +313,15 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
   """Evaluates on all held-out sets.
 
   Returns:
-    {"sets": {name: cell}, "breakdown": {label: cell} of the first set,
-    "traces": rollouts of its first examples}; plain JSON.
+    {"sets": {name: cell}, "breakdown": {label: cell} and "health": {name: mean
+    over final states} of the first set, "traces": rollouts of its first
+    examples}; plain JSON.
   """
-  cells, parts, traces = {}, {}, []
+  cells, parts, health, traces = {}, {}, {}, []
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
-    greedy = _ask(run, params, examples, traces=0 if number else -1)
+    greedy = _ask(
+      run, params, examples, traces=0 if number else run.config.eval.traces
+    )
     sampled = None
     if samples := run.config.eval.samples:
       sampled = _ask(
@@ -244,6 +334,7 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
     cells[name] = cell(greedy.scores(run.env.metric)[:, 0], sampled)
     if number == 0:
       parts = breakdown(greedy, run.env.label)
+      health = memory_health(run.env, greedy)
       traces = [
         {
           "id": example.id,
@@ -256,7 +347,30 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
         }
         for example, trace in zip(examples, greedy.traces)
       ]
-  return {"sets": cells, "breakdown": parts, "traces": traces}
+  return {
+    "sets": cells,
+    "breakdown": parts,
+    "health": health,
+    "traces": traces,
+  }
+
+
+def memory_health(env: Any, answers: Answers) -> dict[str, dict[str, float]]:
+  """Means over final states of what an environment knows to say of them.
+
+  A measure that does not apply to a state, such as precision of an empty bank,
+  is left out of its mean; n says how many it applies to.
+  """
+  if not hasattr(env, "health"):
+    return {}
+  found: dict[str, list[float]] = {}
+  for example, held in zip(answers.examples, answers.finals):
+    for name, value in env.health(example, held).items():
+      found.setdefault(name, []).append(value)
+  return {
+    name: {"mean": float(np.mean(x)), "n": len(x)}
+    for name, x in sorted(found.items())
+  }
 
 
 def first_set(run: build.Run) -> str:
@@ -273,32 +387,42 @@ def quick(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
 
 
 def controls(run: build.Run, params: qwen3.Params) -> dict[str, dict[str, Any]]:
-  """Accuracy with the memory blanked before the answer, and with the right one.
+  """Accuracy with other memories than the agent's own.
 
-  The second needs examples that know their oracle memory; without it the
-  control is left out.
+  "empty_memory" holds nothing. "oracle" holds what is enough, and is left out
+  where examples do not know it. An environment can name further ones, of simple
+  rules at the agent's budget, for agents that have one.
   """
-  found = {"empty_memory": {}, "oracle": {}}
+  found: dict[str, dict[str, Any]] = {}
   for name, examples in run.env.eval_sets().items():
-    memories = {"empty_memory": [""] * len(examples)}
+    memories = {"empty_memory": [()] * len(examples)}
     if all("oracle" in example.meta for example in examples):
       memories["oracle"] = [example.meta["oracle"] for example in examples]
+    if hasattr(run.env, "banks") and hasattr(run.spec, "entries"):
+      for example in examples:
+        banks = run.env.banks(example, run.spec.entries, run.spec.entry_tokens)
+        for rule, texts in banks.items():
+          memories.setdefault(rule, []).append(texts)
     for control, given in memories.items():
       answers = _ask(run, params, examples, memories=given)
-      found[control][name] = interval(answers.scores(run.env.metric)[:, 0])
-  return {control: cells for control, cells in found.items() if cells}
+      cells = found.setdefault(control, {})
+      cells[name] = interval(answers.scores(run.env.metric)[:, 0])
+      if name == first_set(run) and control not in ("empty_memory", "oracle"):
+        parts = breakdown(answers, run.env.label)
+        cells["breakdown"] = parts
+  return found
 
 
-def _ask(run: build.Run, params, examples, traces=0, **kwargs) -> Answers:
-  """`answer` with a run's settings; traces=-1 records as many as configured."""
+def _ask(run: build.Run, params, examples, **kwargs) -> Answers:
+  """`answer` with a run's settings."""
   return answer(
-    params,
+    run.policies(params),
     run.spec,
     run.tokenizer,
     examples,
     # Not the key of training: the same questions, whatever was trained.
     key=jax.random.key(run.config.seed + 1),
     batch_size=run.config.eval.batch_size,
-    traces=run.config.eval.traces if traces else 0,
+    judge=getattr(run.env, "judge", None),
     **kwargs,
   )

@@ -7,11 +7,11 @@ import sys
 import jax
 import optax
 
-from memjax import agents
 from memjax import build
 from memjax import checkpoint
 from memjax import evaluate as evaluate_lib
 from memjax import hf
+from memjax import memory_agent
 from memjax import qwen3
 from memjax import report
 from memjax import supervised
@@ -44,6 +44,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     "base" if which == "base" else "trained": found["sets"],
     "controls": evaluate_lib.controls(run, params),
     "breakdown": {which: found["breakdown"]},
+    "health": {which: found["health"]},
   }
   path = pathlib.Path(workdir) / f"eval_{which}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def read(
     ) from error
   params, source = load(run, workdir, which)
   print(f"reading with {source}")
-  agent = agents.MemoryAgent(params, run.spec, run.tokenizer)
+  agent = memory_agent.MemoryAgent(params, run.spec, run.tokenizer)
   answer, _ = agent.read(
     content,
     question,

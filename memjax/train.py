@@ -101,7 +101,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       experience = None
       if step < steps:
         experience = collect.collect(
-          _policy(state.params, run.model.dtype),
+          run.policies(_policy(state.params, run.model.dtype)),
           run.spec,
           run.env,
           run.tokenizer,
@@ -146,10 +146,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       params, opt_state, history = learner.update(
         state.params,
         state.opt_state,
-        [
-          (experience.turns, experience.turn_index),
-          (experience.answers, experience.answer_index),
-        ],
+        [(experience.rows[op], experience.index[op]) for op in experience.rows],
         ref_params,
         cfg=run.model,
         objective=run.objective,
@@ -277,6 +274,7 @@ def _finish(
       "base": base["breakdown"],
       "trained": trained["breakdown"],
     },
+    "health": {"base": base["health"], "trained": trained["health"]},
   }
   rollouts = [
     {**after, "before": before["rollout"], "after": after["rollout"]}

@@ -109,7 +109,7 @@ class Facts:
       {
         "kind": "updated" if count > 1 else "unchanged",
         "stale": tuple(CITIES[city] for city in cities[:-1]),
-        "oracle": facts[-1],
+        "oracle": (facts[-1],),
       },
     )
 

@@ -87,7 +87,7 @@ class Relations(facts.Facts):
       {
         "kind": kind,
         "stale": tuple(cities[:-1]),
-        "oracle": " ".join([*links[-1:], homes[-1]]),
+        "oracle": (" ".join([*links[-1:], homes[-1]]),),
       },
     )
 

@@ -1,0 +1,91 @@
+"""From what happened in a group of rollouts to an advantage for each call.
+
+Each operation (extract, update, answer) has its own reward, a weighted sum of
+
+  outcome   were the final answers right? Of the trajectory's own question for
+            an answer, the mean over all questions of the context for the rest;
+  format    the share of calls whose response kept to the grammar;
+  truth     F1 between the changes made to the state and those that were right
+            to make, where the environment knows them.
+
+Advantages are relative to the group: G rollouts that read the same context
+under one policy. The members share the context, the questions and the state
+before the first turn; from then on each has its own state, so their later
+prompts differ. The baseline is fair as an estimate all the same: it is the mean
+return of the policy from the shared start, and does not depend on a member's
+own choices but through its weight of 1/G. What it does not do is to tell a
+member's luck in earlier turns from its skill in a later one (Memory-R2,
+2605.21768, states this); per-turn truth lessens that where it is known. Answers
+to one question are normalised among themselves.
+
+Dimension key: W contexts, G rollouts of each, q questions of each.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from memjax import advantages
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """What an operation is rewarded for."""
+
+  outcome: float = 1.0
+  format: float = 0.0
+  truth: float = 0.0
+
+
+def f1(right: int, made: int, both: int) -> float:
+  """2 both / (right + made); 1 where nothing was to be done, and was not."""
+  return 2 * both / (right + made) if right + made else 1.0
+
+
+def assign(
+  weights: Mapping[str, Weights],
+  outcome_WGq: np.ndarray,
+  formats: Mapping[str, np.ndarray],
+  truth_WG: np.ndarray | None,
+  penalty_WG: np.ndarray,
+  std_normalize: bool,
+  shuffle: np.random.Generator | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  """Advantages of each operation's calls.
+
+  Args:
+    weights: by operation; "answer" is one of them.
+    outcome_WGq: what the verifier gave to each answer.
+    formats: by operation, [W, G] shares of well-formed calls, for the answer
+      [W, G, q].
+    truth_WG: mean F1 of changes, or None where it is not known.
+    penalty_WG: added to every reward, at most 0.
+    std_normalize: divide by the group's standard deviation.
+    shuffle: permutes each reward within its group: a control.
+
+  Returns:
+    (advantage [W * G] by operation, for the answer [W * G * q]; bool [W] where
+    any of them is not zero).
+  """
+  found, live = {}, np.zeros(len(outcome_WGq), bool)
+  for op, weight in weights.items():
+    shared = penalty_WG
+    if weight.truth:
+      shared = shared + weight.truth * truth_WG
+    if op == "answer":
+      reward = weight.outcome * outcome_WGq + weight.format * formats[op]
+      reward = reward + shared[..., None]
+    else:
+      reward = weight.outcome * outcome_WGq.mean(-1)
+      reward = (reward + weight.format * formats[op] + shared)[..., None]
+    reward = np.moveaxis(reward.astype(np.float32), 1, -1)  # [W, ., G]
+    if shuffle is not None:
+      reward = shuffle.permuted(reward, axis=-1)
+    W, n, G = reward.shape
+    advantage = np.asarray(
+      advantages.group_relative(reward.reshape(W * n, G), std_normalize)
+    ).reshape(W, n, G)
+    live |= (reward != reward[..., :1]).any((1, 2))
+    found[op] = np.moveaxis(advantage, -1, 1).reshape(-1)
+  return found, live
