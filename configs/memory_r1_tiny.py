@@ -1,0 +1,71 @@
+"""Learning to keep a memory bank, on a laptop's two cores (Memory-R1).
+
+    python -m memjax.main --config=configs/memory_r1_tiny.py --workdir=W
+"""
+
+import ml_collections
+
+from memjax import config as config_lib
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = config_lib.default()
+  with config.unlocked():
+    config.name = "memory_r1_tiny"
+    config.model.path = "experiments/02_bank/base"
+    config.model.dtype = "float32"
+    config.model.scan_layers = False  # faster on CPU
+    config.model.remat = False
+    config.data = ml_collections.ConfigDict(
+      {
+        "name": "dialogues",
+        "sessions": 6,
+        "questions": 4,
+        "eval_examples": 2048,
+        "scales": (1, 2),
+        "reward_name": "reward_exact",
+        "metric_name": "em",
+      }
+    )
+  config.agent.update(
+    name="memory_r1",
+    style="words",
+    chunk_tokens=16,
+    max_chunks=6,
+    question_tokens=1,
+    questions=4,
+    entries=6,
+    entry_tokens=1,
+    stamp_tokens=1,
+    facts=3,
+    ops=4,
+    candidates=4,
+    retrieved=6,
+    extract_tokens=7,
+    update_tokens=16,
+    answer_tokens=5,
+  )
+  config.rollout.update(
+    questions=24,
+    wave_questions=24,
+    group_size=8,
+  )
+  config.objective.update(
+    std_normalize=True,
+    clip_high=0.28,
+    dual_clip=0.0,
+    kl_coef=0.0,
+    old_logp="sampler",
+  )
+  config.train.update(
+    steps=300,
+    minibatches=2,
+    micro_batch=160,
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup_steps=0,
+    b2=0.95,
+  )
+  config.eval.update(every=25, examples=512, batch_size=512)
+  config.checkpoint.every = 25
+  return config
