@@ -187,6 +187,9 @@ class Segment:
     malformed: bool [B], the response broke the format.
     active: bool [B], the call took place.
     counts: int or bool [B] by name, for metrics.
+    listed: int32 [B, K], ids of the entries that an answer was shown, -1 behind
+      the last; None of agents without entries.
+    used: bool [B, K], those that it says it used.
   """
 
   prompt: token_lib.Tokens
@@ -195,6 +198,8 @@ class Segment:
   malformed: jax.Array
   active: jax.Array
   counts: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  listed: jax.Array | None = None
+  used: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass

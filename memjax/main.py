@@ -19,17 +19,22 @@ from memjax import train
 _CONFIG = config_flags.DEFINE_config_file("config", None, "settings of the run")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _MODE = flags.DEFINE_enum(
-  "mode", "train", ["train", "eval", "read", "export", "sft"], "what to do"
+  "mode",
+  "train",
+  ["train", "eval", "read", "ingest", "ask", "export", "sft"],
+  "what to do",
 )
 _CHECKPOINT = flags.DEFINE_enum(
   "checkpoint",
   "last",
   ["last", "best", "base"],
-  "eval, read, export: whose parameters; base are those of config.model.path",
+  "but for train and sft: whose parameters; base: those of config.model.path",
 )
 _TEXT = flags.DEFINE_string("text", None, "read: a text file, - for stdin")
-_QUESTION = flags.DEFINE_string(
-  "question", None, "read: what is asked about it"
+_QUESTION = flags.DEFINE_string("question", None, "read, ask: what is asked")
+_BANK = flags.DEFINE_string("bank", None, "ingest, ask: file of a memory bank")
+_CONVERSATION = flags.DEFINE_string(
+  "conversation", None, "ingest: JSON or JSONL of messages"
 )
 _OUT = flags.DEFINE_string("out", None, "export, sft: the directory to write")
 flags.mark_flags_as_required(["config", "workdir"])
@@ -66,6 +71,10 @@ def main(argv: list[str]) -> None:
       modes.evaluate(run, workdir, which)
     elif mode == "read":
       modes.read(run, workdir, which, _TEXT.value, _QUESTION.value)
+    elif mode == "ingest":
+      modes.ingest(run, workdir, which, _BANK.value, _CONVERSATION.value)
+    elif mode == "ask":
+      modes.ask(run, workdir, which, _BANK.value, _QUESTION.value)
     elif mode == "export":
       modes.export(run, workdir, which, _OUT.value)
     else:

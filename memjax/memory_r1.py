@@ -265,7 +265,7 @@ class Spec:
     segments = {}
     active = turn.chunk.length > 0
     if self.extractor == "turns":
-      facts = extract_lib.turns(self.extract, turn.chunk)
+      facts = extract_lib.turns(self.extract, turn.chunk, turn.stamp)
     else:
       prompt = extract_lib.build(self.extract, turn.chunk)
       response, body, _ = self._call(
@@ -351,6 +351,8 @@ class Spec:
       malformed | left_open,
       jnp.ones_like(malformed),
       {"listed": (id_NK >= 0).sum(1), "used": used.sum(1)},
+      id_NK,
+      used,
     )
 
   def given(self, texts: Sequence[Sequence[Sequence[int]]]) -> bank_lib.Bank:

@@ -1,4 +1,4 @@
-"""What main can do beside training: evaluate, read, export, warm start."""
+"""What main can do beside training."""
 
 import os
 import pathlib
@@ -11,6 +11,7 @@ from memjax import build
 from memjax import checkpoint
 from memjax import evaluate as evaluate_lib
 from memjax import hf
+from memjax import ingest as ingest_lib
 from memjax import memory_agent
 from memjax import qwen3
 from memjax import report
@@ -35,6 +36,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   """Prints the table of one policy and writes workdir/eval_<which>.json."""
   params, source = load(run, workdir, which)
   found = evaluate_lib.suite(run, params)
+  controls, rules = evaluate_lib.controls(run, params)
   summary = {
     "config": f"{run.config.name}, {source}",
     "seed": run.config.seed,
@@ -42,8 +44,8 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     "data": run.config.data.to_dict(),
     "train_chunks": run.config.agent.max_chunks,
     "base" if which == "base" else "trained": found["sets"],
-    "controls": evaluate_lib.controls(run, params),
-    "breakdown": {which: found["breakdown"]},
+    "controls": controls,
+    "breakdown": {which: found["breakdown"], **rules},
     "health": {which: found["health"]},
   }
   path = pathlib.Path(workdir) / f"eval_{which}.json"
@@ -79,6 +81,11 @@ def read(
     raise ValueError(
       f"--text={text}: not readable as UTF-8 ({error})"
     ) from error
+  if run.config.agent.name != "memory":
+    raise ValueError(
+      f"config.agent.name={run.config.agent.name!r} keeps a bank: use "
+      "--mode=ingest and --mode=ask"
+    )
   params, source = load(run, workdir, which)
   print(f"reading with {source}")
   agent = memory_agent.MemoryAgent(params, run.spec, run.tokenizer)
@@ -90,6 +97,58 @@ def read(
     ),
   )
   print(f"answer: {answer}")
+
+
+def ingest(
+  run: build.Run,
+  workdir: str | os.PathLike,
+  which: str,
+  bank: str | None,
+  conversation: str | None,
+) -> None:
+  """Reads a conversation into a bank on disk, session by session.
+
+  Raises:
+    ValueError: a flag is missing; or see `ingest.ingest`.
+  """
+  if not bank or not conversation:
+    raise ValueError("--mode=ingest needs --bank=FILE and --conversation=FILE")
+  ingest_lib.check_agent(run)
+  params, source = load(run, workdir, which)
+  print(f"reading {conversation} into {bank} with {source}")
+
+  def show(session, rows):
+    print(f"[session {session}]", flush=True)
+    for row in rows or [{"op": "nothing changed"}]:
+      number = f" {row['id']}" if "id" in row else ""
+      old = f" (was: {row['old']})" if "old" in row else ""
+      print(f"  {row['op']}{number} {row.get('text', '')}{old}", flush=True)
+
+  count = ingest_lib.ingest(run, params, bank, conversation, on_session=show)
+  print(f"{count} new sessions are in {bank}")
+
+
+def ask(
+  run: build.Run,
+  workdir: str | os.PathLike,
+  which: str,
+  bank: str | None,
+  question: str | None,
+) -> None:
+  """Answers a question from a bank on disk, with the entries it used.
+
+  Raises:
+    ValueError: a flag is missing; or see `ingest.ask`.
+  """
+  if not bank or not question:
+    raise ValueError("--mode=ask needs --bank=FILE and --question=...")
+  ingest_lib.check_agent(run)
+  params, _ = load(run, workdir, which)
+  found = ingest_lib.ask(run, params, bank, question)
+  for entry in found.listed:
+    mark = "*" if entry in found.used else " "
+    print(f"{mark} [{entry.id}] {entry.text}")
+  print(f"answer: {found.text}   (* entries it used)")
 
 
 def export(

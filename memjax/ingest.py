@@ -1,0 +1,351 @@
+"""A bank that lasts: conversations read into a file, questions asked of it.
+
+A session is read as in training, turn by turn on the device, and written to
+disk in one transaction. A process that is killed loses the session it was at,
+and nothing else; the same command again goes on behind the last one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from memjax import agents
+from memjax import build
+from memjax import prompts
+from memjax import qwen3
+from memjax import store as store_lib
+from memjax import tokens as token_lib
+from memjax.envs import example as example_lib
+from memjax.memory import bank as bank_lib
+
+# Names of a message's fields, the first that is there counts.
+_SPEAKER = ("role", "speaker", "name")
+_TEXT = ("content", "text")
+_TIME = ("timestamp", "time", "date")
+
+
+def read_sessions(
+  path: str | os.PathLike, newline: str = "\n"
+) -> list[tuple[str, str, str]]:
+  """Reads a conversation: JSON or JSONL of messages.
+
+  A message is {"role": ..., "content": ...}, with "timestamp" and "session" if
+  known ("speaker", "name", "text", "time", "date" are understood too). Messages
+  with one "session" belong together, without it those of one date, without
+  either all of them. Sessions are read in the order of their first message.
+
+  Returns:
+    (name, stamp, text) of each session; a line "role: content" a message.
+
+  Raises:
+    ValueError: not readable, not JSON, or not messages; names the place.
+  """
+  path = pathlib.Path(path)
+  try:
+    content = path.read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(
+      f"--conversation={path}: not readable as UTF-8 ({error})"
+    ) from error
+  sessions: dict[str, tuple[str, list[str]]] = {}
+  for number, message in enumerate(_messages(content, path), start=1):
+    where = f"{path}, message {number}"
+    if not isinstance(message, dict):
+      raise ValueError(f"{where}: expected an object, found {message!r:.80}")
+    speaker = _field(message, _SPEAKER, where)
+    text = _field(message, _TEXT, where)
+    time = _field(message, _TIME, where, needed=False)
+    session = str(message.get("session", time.split("T")[0]))
+    stamp, lines = sessions.setdefault(session, (time, []))
+    lines.append(" ".join(f"{speaker}: {text}".split()))
+  gap = newline if newline.isspace() else f" {newline} "
+  return [
+    (name, stamp, gap.join(lines)) for name, (stamp, lines) in sessions.items()
+  ]
+
+
+def _messages(content: str, path: pathlib.Path) -> list[Any]:
+  """The messages of a JSON array, of {"messages": [...]}, or of JSONL."""
+  try:
+    found = json.loads(content)
+  except json.JSONDecodeError as error:
+    lines = [x for x in content.splitlines() if x.strip()]
+    if len(lines) < 2:
+      raise ValueError(f"{path}: not JSON ({error})") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+      try:
+        found.append(json.loads(line))
+      except json.JSONDecodeError as error:
+        raise ValueError(
+          f"{path}, line {number}: not JSON ({error})"
+        ) from error
+  if isinstance(found, dict):
+    found = found.get("messages", [found])
+  if not isinstance(found, list) or not found:
+    raise ValueError(f"{path}: expected a list of messages, found none")
+  return found
+
+
+def _field(message, names, where, needed=True) -> str:
+  for name in names:
+    if isinstance(message.get(name), str | int | float):
+      return str(message[name])
+  if not needed:
+    return ""
+  raise ValueError(
+    f"{where}: expected a text in one of {', '.join(names)}, found the fields "
+    f"{', '.join(map(str, message)) or 'none'}"
+  )
+
+
+def check_agent(run: build.Run) -> None:
+  """Refuses agents that keep no bank.
+
+  Raises:
+    ValueError: the config's agent is another.
+  """
+  if run.config.agent.name != "memory_r1":
+    raise ValueError(
+      f"config.agent.name={run.config.agent.name!r} keeps no bank: take a "
+      "config of the agent 'memory_r1'"
+    )
+
+
+def _meta(run: build.Run) -> dict[str, Any]:
+  """What must not change while a bank lives."""
+  pieces = json.dumps(run.tokenizer.pieces).encode()
+  return {
+    "tokenizer": hashlib.sha256(pieces).hexdigest(),
+    "entries": run.spec.entries,
+    "entry_tokens": run.spec.entry_tokens,
+    "retriever": run.spec.retriever.name,
+    "embedder": run.config.agent.embedder,
+  }
+
+
+def to_bank(
+  run: build.Run, entries: Sequence[store_lib.Entry], next_id: int
+) -> bank_lib.Bank:
+  """The entries of a store as a bank of one row."""
+  E, M = run.spec.entries, run.spec.entry_tokens
+  if len(entries) > E:
+    raise ValueError(f"{len(entries)} entries do not fit a bank of {E}")
+  bank = jax.tree.map(
+    np.array, bank_lib.init(1, E, M, run.spec.retriever.width)
+  )
+  for slot, entry in enumerate(entries):
+    bank.text.ids[0, slot, : len(entry.ids)] = entry.ids
+    bank.text.length[0, slot] = len(entry.ids)
+    bank.valid[0, slot] = True
+    bank.id[0, slot] = entry.id
+    bank.created[0, slot] = entry.created
+    bank.updated[0, slot] = entry.updated
+    bank.source[0, slot] = int(entry.source)
+    if bank.embedding.shape[2]:
+      bank.embedding[0, slot] = entry.embedding
+  bank.next_id[0] = next_id
+  return bank
+
+
+def from_bank(run: build.Run, bank: bank_lib.Bank) -> list[store_lib.Entry]:
+  """The entries of the first row, in the order of their ids."""
+  bank = jax.device_get(bank)
+  slots = np.flatnonzero(bank.valid[0])
+  found = []
+  for slot in sorted(slots, key=lambda slot: bank.id[0, slot]):
+    ids = bank.text.ids[0, slot, : bank.text.length[0, slot]].tolist()
+    has = bank.embedding.shape[2] > 0
+    found.append(
+      store_lib.Entry(
+        bank.id[0, slot],
+        run.tokenizer.decode(ids).strip(),
+        ids,
+        bank.created[0, slot],
+        bank.updated[0, slot],
+        str(bank.source[0, slot]),
+        bank.embedding[0, slot] if has else None,
+      )
+    )
+  return found
+
+
+def ingest(
+  run: build.Run,
+  params: qwen3.Params,
+  path: str | os.PathLike,
+  conversation: str | os.PathLike,
+  *,
+  timeout_s: float = 60.0,
+  temperature: float = 0.0,
+  on_session: Callable[[str, list[dict[str, Any]]], None] | None = None,
+) -> int:
+  """Reads the sessions of a conversation that a bank does not know yet.
+
+  Args:
+    run: the agent.
+    params: its policy.
+    path: of the bank; made if there is none.
+    conversation: file of messages, as `read_sessions` takes it.
+    timeout_s: how long to wait for another writer.
+    temperature: of sampling; 0 is greedy.
+    on_session: called with (session, what was changed) after each commit.
+
+  Returns:
+    How many sessions were read.
+
+  Raises:
+    ValueError: the agent keeps no bank; a session was read before with another
+      text; another process holds the bank; the bank is another agent's.
+  """
+  check_agent(run)
+  sessions = read_sessions(conversation, _newline(run))
+  store = store_lib.SqliteStore(path)
+  name = pathlib.Path(conversation).stem
+  policies, count = run.policies(params), 0
+  with store.writer(timeout_s):
+    store.claim(_meta(run))
+    known = {
+      row["session"]: row["digest"]
+      for _, row in store.log()
+      if row["op"] == "session"
+    }
+    for session, stamp, text in sessions:
+      key = f"{name}/{session}"
+      digest = hashlib.sha256(f"{stamp}\n{text}".encode()).hexdigest()
+      if key in known:
+        if known[key] != digest:
+          raise ValueError(
+            f"{path} has read session {key} with another text: give messages "
+            "that came later a session of their own"
+          )
+        continue
+      number = len(store.sessions())
+      before = store.entries()
+      bank = to_bank(run, before, store.next_id())
+      bank, calls = _read_session(
+        run, policies, bank, key, number, stamp, text, temperature
+      )
+      after = from_bank(run, bank)
+      rows = _changes(before, after)
+      head = {"op": "session", "session": key, "digest": digest, **calls}
+      store.commit(key, after, [head, *rows], next_id=int(bank.next_id[0]))
+      count += 1
+      if on_session:
+        on_session(key, rows)
+  return count
+
+
+def _read_session(
+  run, policies, bank, key, number, stamp, text, temperature
+) -> tuple[bank_lib.Bank, dict[str, int]]:
+  """The bank after a session, and how many calls were malformed."""
+  spec = dataclasses.replace(run.spec, questions=1)
+  example = example_lib.Example(
+    int(hashlib.sha256(key.encode()).hexdigest()[:7], 16),
+    _newline(run),  # not looked at: the bank serves any question
+    (text,),
+    (),
+    stamps=(stamp,) if stamp else (),
+  )
+  task = agents.make_task([example], run.tokenizer, spec)
+  key_B = agents.row_keys(jax.random.key(run.config.seed), task)
+  calls = {"calls": 0, "malformed": 0}
+  for c in range(task.chunks.length.shape[0]):
+    turn = agents.turn_at(task, c)
+    turn = dataclasses.replace(turn, session=np.array([number], np.int32))
+    bank, segments = agents.read_jit(
+      policies, spec, bank, turn, key_B, temperature
+    )
+    for segment in segments.values():
+      calls["calls"] += int(segment.active[0])
+      calls["malformed"] += int(segment.malformed[0])
+  return bank, calls
+
+
+def _newline(run: build.Run) -> str:
+  return prompts.BANK_STYLES[run.config.agent.style]["newline"]
+
+
+def _changes(
+  before: Sequence[store_lib.Entry], after: Sequence[store_lib.Entry]
+) -> list[dict[str, Any]]:
+  """What a session did to the bank, one row for each entry."""
+  old = {entry.id: entry.text for entry in before}
+  new = {entry.id: entry.text for entry in after}
+  rows = []
+  for i in sorted(old.keys() | new.keys()):
+    if i not in old:
+      rows.append({"op": "add", "id": i, "text": new[i]})
+    elif i not in new:
+      rows.append({"op": "delete", "id": i, "old": old[i]})
+    elif old[i] != new[i]:
+      rows.append({"op": "update", "id": i, "old": old[i], "text": new[i]})
+  return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What `ask` found.
+
+  Attributes:
+    text: the answer.
+    used: the entries that the policy says it used.
+    listed: the entries that it was shown, best first.
+  """
+
+  text: str
+  used: list[store_lib.Entry]
+  listed: list[store_lib.Entry]
+
+
+def ask(
+  run: build.Run,
+  params: qwen3.Params,
+  path: str | os.PathLike,
+  question: str,
+  *,
+  temperature: float = 0.0,
+) -> Answer:
+  """Answers a question from a bank on disk; writers are not waited for.
+
+  Raises:
+    ValueError: there is no such bank, it is another agent's, or the question is
+      empty or too long.
+  """
+  check_agent(run)
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"--bank={path}: no such file; make it with --mode=ingest")
+  store = store_lib.SqliteStore(path)
+  store_lib.check_meta(
+    {k: json.dumps(v, sort_keys=True) for k, v in store.describe().items()},
+    _meta(run),
+    path,
+  )
+  entries = store.entries()
+  bank = to_bank(run, entries, store.next_id())
+  example = example_lib.Example(
+    zlib.crc32(question.encode()) & 0x7FFFFFFF, question, "", ()
+  )
+  spec = dataclasses.replace(run.spec, questions=1)
+  task = agents.make_task([example], run.tokenizer, spec)
+  key_N = agents.row_keys(jax.random.key(run.config.seed), task)
+  segment = agents.answer_jit(
+    run.policies(params), spec, bank, task.query, key_N, temperature
+  )
+  by_id = {entry.id: entry for entry in entries}
+  listed, used = np.asarray(segment.listed[0]), np.asarray(segment.used[0])
+  return Answer(
+    run.tokenizer.decode(token_lib.to_lists(segment.result)[0]).strip(),
+    [by_id[i] for i in listed[used].tolist()],
+    [by_id[i] for i in listed[listed >= 0].tolist()],
+  )

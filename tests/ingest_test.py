@@ -1,0 +1,235 @@
+"""Banks that last: what was read survives, and is read once."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from memjax import build
+from memjax import hf
+from memjax import ingest
+from memjax import qwen3
+from memjax import store as store_lib
+from memjax import tokenizer as tokenizer_lib
+from memjax.envs import dialogues
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  """A random model that sometimes keeps to the grammar."""
+  path = tmp_path_factory.mktemp("model")
+  tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+  cfg = qwen3.Config(320, 16, 1, 2, 1, 8, 32, scan_layers=False)
+  hf.save(path, cfg, qwen3.init(jax.random.key(1), cfg))
+  tokenizer.save(path)
+  return path
+
+
+def _config(model):
+  # configs/ is no package.
+  scope = {}
+  exec((_ROOT / "configs/memory_r1_tiny.py").read_text(), scope)
+  config = scope["get_config"]()
+  config.model.path = str(model)
+  # Every line is an entry: what is kept does not hang on a random model.
+  config.agent.extractor = "turns"
+  config.agent.updater = "append"
+  config.agent.entry_tokens = 4
+  config.agent.entries = 8
+  config.agent.full = "evict"
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(model):
+  return build.make(_config(model), needs_data=False)
+
+
+@pytest.fixture(scope="module")
+def params(run):
+  return run.load_params()
+
+
+def _write(path, sessions):
+  messages = [
+    {"role": "A:", "content": text, "timestamp": f"s{i + 1}", "session": i}
+    for i, texts in enumerate(sessions)
+    for text in texts
+  ]
+  # A speaker's colon is part of the word here.
+  for message in messages:
+    message["role"] = "A"
+  path.write_text(json.dumps(messages))
+  return path
+
+
+def _sessions(count):
+  return [[f"{dialogues.NAMES[i % 8]}=bern"] for i in range(count)]
+
+
+def test_sessions_of_messages(tmp_path):
+  path = tmp_path / "a.jsonl"
+  rows = [
+    {"role": "A", "content": "x\ny", "timestamp": "2024-01-02T10:00"},
+    {"speaker": "B", "text": "z", "date": "2024-01-02T11:00"},
+    {"role": "A", "content": "w", "timestamp": "2024-01-03"},
+  ]
+  path.write_text("\n".join(map(json.dumps, rows)))
+  assert ingest.read_sessions(path) == [
+    ("2024-01-02", "2024-01-02T10:00", "A: x y\nB: z"),
+    ("2024-01-03", "2024-01-03", "A: w"),
+  ]
+
+
+@pytest.mark.parametrize(
+  "text,match",
+  [
+    ("", "not JSON"),
+    ("[]", "found none"),
+    ("[1]", "message 1: expected an object"),
+    ('[{"role": "A"}]', "message 1: expected a text in one of content"),
+    ('[{"content": "x"}]', "expected a text in one of role"),
+    ('{"role": "A", "content": "x"}\n{', "line 2: not JSON"),
+  ],
+)
+def test_what_is_no_conversation(tmp_path, text, match):
+  path = tmp_path / "a.json"
+  path.write_text(text)
+  with pytest.raises(ValueError, match=match):
+    ingest.read_sessions(path)
+
+
+def test_reads_once_and_asks(run, params, tmp_path):
+  file = _write(tmp_path / "talk.json", _sessions(3))
+  bank = tmp_path / "bank.db"
+  seen = []
+  count = ingest.ingest(
+    run, params, bank, file, on_session=lambda *x: seen.append(x)
+  )
+  assert count == 3 and [name for name, _ in seen] == [
+    "talk/0",
+    "talk/1",
+    "talk/2",
+  ]
+  # The line's end stays with it, and its session's stamp before it.
+  texts = [e.text for e in store_lib.SqliteStore(bank).entries()]
+  assert [text.split()[:3] for text in texts] == [
+    ["s1", "A:", "ada=bern"],
+    ["s2", "A:", "bob=bern"],
+    ["s3", "A:", "cat=bern"],
+  ]
+  assert ingest.ingest(run, params, bank, file) == 0
+  found = ingest.ask(run, params, bank, "bob?")
+  assert found.listed[0].text.split()[2] == "bob=bern"
+  assert {e.id for e in found.used} <= {e.id for e in found.listed}
+
+
+def test_a_session_with_another_text_is_refused(run, params, tmp_path):
+  bank = tmp_path / "bank.db"
+  file = _write(tmp_path / "talk.json", _sessions(2))
+  ingest.ingest(run, params, bank, file)
+  before = store_lib.SqliteStore(bank).entries()
+  _write(file, [["hal=rome"], ["bob=bern"]])
+  with pytest.raises(ValueError, match="talk/0 with another text"):
+    ingest.ingest(run, params, bank, file)
+  assert store_lib.SqliteStore(bank).entries() == before
+
+
+def test_another_agent_is_refused(run, params, model, tmp_path):
+  bank = tmp_path / "bank.db"
+  file = _write(tmp_path / "talk.json", _sessions(1))
+  ingest.ingest(run, params, bank, file)
+  config = _config(model)
+  config.agent.entries = 9
+  other = build.make(config, needs_data=False)
+  for call in (
+    lambda: ingest.ingest(other, params, bank, file),
+    lambda: ingest.ask(other, params, bank, "bob?"),
+  ):
+    with pytest.raises(ValueError, match="entries"):
+      call()
+
+
+def test_no_bank_to_ask(run, params, tmp_path):
+  with pytest.raises(ValueError, match="--mode=ingest"):
+    ingest.ask(run, params, tmp_path / "none.db", "bob?")
+
+
+def test_ids_are_not_used_again(run, params, tmp_path):
+  """Ten additions to eight slots: the first two give way, for good."""
+  bank = tmp_path / "bank.db"
+  file = _write(tmp_path / "talk.json", _sessions(10))
+  ingest.ingest(run, params, bank, file)
+  entries = store_lib.SqliteStore(bank).entries()
+  assert [entry.id for entry in entries] == list(range(2, 10))
+  _write(file, _sessions(11))
+  assert ingest.ingest(run, params, bank, file) == 1
+  entries = store_lib.SqliteStore(bank).entries()
+  assert [entry.id for entry in entries] == list(range(3, 11))
+
+
+def _command(model, bank, file):
+  config = _config(model)
+  keys = ("extractor", "updater", "entry_tokens", "entries", "full")
+  return [
+    sys.executable,
+    "-m",
+    "memjax.main",
+    "--config=configs/memory_r1_tiny.py",
+    f"--config.model.path={model}",
+    *(f"--config.agent.{key}={config.agent[key]}" for key in keys),
+    "--mode=ingest",
+    "--checkpoint=base",
+    f"--workdir={bank.parent}",
+    f"--bank={bank}",
+    f"--conversation={file}",
+  ]
+
+
+def test_killed_in_the_middle(run, params, model, tmp_path):
+  """kill -9 after some sessions; the next process goes on behind them."""
+  file = _write(tmp_path / "talk.json", _sessions(30))
+  whole = tmp_path / "whole.db"
+  ingest.ingest(run, params, whole, file)
+  bank = tmp_path / "bank.db"
+  env = {
+    **os.environ,
+    "PYTHONUNBUFFERED": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+  }
+  process = subprocess.Popen(
+    _command(model, bank, file),
+    cwd=_ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  )
+  told = 0
+  for line in process.stdout:
+    told += line.startswith("[session")
+    if told == 5:
+      process.send_signal(signal.SIGKILL)
+      break
+  process.wait()
+  survived = store_lib.SqliteStore(bank).sessions()
+  assert 5 <= len(survived) < 30
+  done = subprocess.run(
+    _command(model, bank, file),
+    cwd=_ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert f"{30 - len(survived)} new sessions" in done.stdout
+  store = store_lib.SqliteStore(bank)
+  assert store.entries() == store_lib.SqliteStore(whole).entries()
+  store.integrity()
