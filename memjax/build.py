@@ -31,7 +31,9 @@ from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import dialogues
 from memjax.envs import facts
+from memjax.envs import locomo
 from memjax.envs import long_context
+from memjax.envs import memory_bank
 from memjax.envs import prose
 from memjax.envs import relations
 from memjax.memory import answer as answer_lib
@@ -48,6 +50,8 @@ ENVS = {
   "prose": prose.Prose,
   "dialogues": dialogues.Dialogues,
   "long_context": long_context.make,
+  "locomo": locomo.make,
+  "memory_bank": memory_bank.make,
 }
 
 # What may differ when a workdir is used again: how long, not what.

@@ -386,14 +386,20 @@ def quick(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
   return {name: interval(answers.scores(run.env.metric)[:, 0])}
 
 
-def controls(run: build.Run, params: qwen3.Params) -> dict[str, dict[str, Any]]:
+def controls(
+  run: build.Run, params: qwen3.Params
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
   """Accuracy with other memories than the agent's own.
 
   "empty_memory" holds nothing. "oracle" holds what is enough, and is left out
   where examples do not know it. An environment can name further ones, of simple
   rules at the agent's budget, for agents that have one.
+
+  Returns:
+    ({control: {set: cell}}, {rule: breakdown of the first set}).
   """
   found: dict[str, dict[str, Any]] = {}
+  parts: dict[str, dict[str, Any]] = {}
   for name, examples in run.env.eval_sets().items():
     memories = {"empty_memory": [()] * len(examples)}
     if all("oracle" in example.meta for example in examples):
@@ -405,12 +411,11 @@ def controls(run: build.Run, params: qwen3.Params) -> dict[str, dict[str, Any]]:
           memories.setdefault(rule, []).append(texts)
     for control, given in memories.items():
       answers = _ask(run, params, examples, memories=given)
-      cells = found.setdefault(control, {})
-      cells[name] = interval(answers.scores(run.env.metric)[:, 0])
+      scores = answers.scores(run.env.metric)[:, 0]
+      found.setdefault(control, {})[name] = interval(scores)
       if name == first_set(run) and control not in ("empty_memory", "oracle"):
-        parts = breakdown(answers, run.env.label)
-        cells["breakdown"] = parts
-  return found
+        parts[control] = breakdown(answers, run.env.label)
+  return found, parts
 
 
 def _ask(run: build.Run, params, examples, **kwargs) -> Answers:

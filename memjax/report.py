@@ -9,12 +9,15 @@ files give the same report.
     "versions": {package: version}, "train_chunks": int,
     "base": {"x1": CELL, "x2": CELL, ...}, "trained": {...},
     "controls": {"empty_memory": {...}, "oracle": {...}},
-    "breakdown": {"base": {name: CELL}, "trained": {...}}}        (optional)
+    "breakdown": {"base": {name: CELL}, "trained": {...}},        (optional)
+    "health": {"base": {name: {"mean", "n"}}, "trained": {...}}}  (optional)
   CELL = {"accuracy", "low", "high", "n", "sampled" (optional)}
   rollouts = [{"id": int, "question": str, "answers": [str],
     "before": ROLLOUT, "after": ROLLOUT}]                    (either optional)
   ROLLOUT = {"turns": [{"chunk": str, "response": str, "memory": str,
-    "truncated": bool, "malformed": bool}], "answer": str, "reward": float}
+    "truncated": bool, "malformed": bool,
+    "changes": ["+entry: right" or wrong or missed]}],            (optional)
+    "answer": str, "reward": float}
 
 "x4" is a text of 4 times the chunks that the agent was trained on.
 """
@@ -112,6 +115,7 @@ def write_html(
     caption=_escape(_caption(summary)),
     lengths=report_figures.to_svg(report_figures.lengths(summary)),
     breakdown=_breakdown_html(summary.get("breakdown") or {}),
+    health=_health_html(summary.get("health") or {}),
     curves=report_figures.to_svg(report_figures.curves(records)),
     rollouts="\n".join(
       _rollout_html(rollout, is_open=i == 0)
@@ -214,6 +218,31 @@ def _breakdown_html(breakdown: Mapping[str, Mapping[str, Any]]) -> str:
     rows[label] = cells
   table = _table_html(rows, columns)
   return f'<h3>By kind of task</h3>\n<div class="scroll">{table}</div>'
+
+
+def _health_html(health: Mapping[str, Mapping[str, Any]]) -> str:
+  """Lays out what the memories were like in the end, or nothing."""
+  columns = [side for side in health if health[side]]
+  names = dict.fromkeys(
+    itertools.chain.from_iterable(health[side] for side in columns)
+  )
+  if not names:
+    return ""
+  head = "".join(f'<th scope="col">{_escape(c)}</th>' for c in columns)
+  lines = [f"<table><thead><tr><td></td>{head}</tr></thead><tbody>"]
+  for name in names:
+    line = f'<tr><th scope="row">{_escape(name)}</th>'
+    for column in columns:
+      cell = health[column].get(name)
+      shown = f"{cell['mean']:.3f}" if cell else "-"
+      line += f"<td><b>{shown}</b></td>"
+    lines.append(line + "</tr>")
+  table = "\n".join(lines) + "</tbody></table>"
+  return (
+    "<h3>Memory health</h3>\n<p>Means over final memories: shares of entries, "
+    "of facts that are true (recall), of retracted facts (deletions obeyed); "
+    f'counts for size and contradictions.</p><div class="scroll">{table}</div>'
+  )
 
 
 def _answers_pattern(answers: Sequence[str]) -> re.Pattern | None:
@@ -375,5 +404,19 @@ def _turn_html(
     )
   return (
     f'<div class="turn"><h5>{_side_html(side)}Memory {" ".join(badges)}</h5>'
-    f'<div class="text memory">{shown}</div>{raw}</div>'
+    f'<div class="text memory">{shown}</div>{_changes_html(turn)}{raw}</div>'
   )
+
+
+def _changes_html(turn: Mapping[str, Any]) -> str:
+  """What was changed, and whether it should have been; or nothing."""
+  if "changes" not in turn:
+    return ""
+  if not turn["changes"]:
+    return '<p class="muted">Nothing was to be changed, and nothing was.</p>'
+  kinds = {"right": "right", "wrong": "wrong", "missed": "flag"}
+  badges = [
+    _badge(kinds.get(change.rsplit(": ", 1)[-1], "plain"), change)
+    for change in turn["changes"]
+  ]
+  return f'<p class="changes">{" ".join(badges)}</p>'

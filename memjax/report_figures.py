@@ -42,6 +42,9 @@ _STYLE = {
   "svg.hashsalt": "memjax",
 }
 
+# Base, trained, and the controls of a report's lengths.
+_LENGTH_COLORS = tuple(_COLORS[i] for i in (5, 0, 4, 2, 1, 3))
+
 # title, key, label of the y axis
 _PANELS = (
   ("Reward in training", "rollout/reward", "mean reward"),
@@ -55,12 +58,15 @@ _PANELS = (
 
 def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   """Returns the rows of the final table, label -> scale -> cell."""
-  controls = summary.get("controls") or {}
+  controls = {"empty_memory": {}, "oracle": {}}
+  controls |= summary.get("controls") or {}
   return {
     "base": summary.get("base") or {},
     "trained": summary.get("trained") or {},
-    "control: empty memory": controls.get("empty_memory") or {},
-    "control: oracle": controls.get("oracle") or {},
+    **{
+      f"control: {name.replace('_', ' ')}": cells or {}
+      for name, cells in controls.items()
+    },
   }
 
 
@@ -136,7 +142,7 @@ def lengths(summary: Mapping[str, Any]) -> matplotlib.figure.Figure:
         marker="o",
         markersize=4,
         capsize=2,
-        color=(_COLORS[5], _COLORS[0], _COLORS[4], _COLORS[2])[i],
+        color=_LENGTH_COLORS[i % len(_LENGTH_COLORS)],
         linestyle="--" if is_control else "-",
         linewidth=1 if is_control else 1.6,
       )

@@ -253,6 +253,7 @@ def _finish(
 ) -> dict[str, Any]:
   """Evaluates the trained policy and writes summary, curves and report."""
   trained = evaluate.suite(run, params)
+  controls, rules = evaluate.controls(run, params)
   summary = {
     "config": run.config.name,
     "seconds": time.monotonic() - start,
@@ -269,10 +270,11 @@ def _finish(
     "best_accuracy": meta.best_accuracy,
     "base": base["sets"],
     "trained": trained["sets"],
-    "controls": evaluate.controls(run, params),
+    "controls": controls,
     "breakdown": {
       "base": base["breakdown"],
       "trained": trained["breakdown"],
+      **rules,
     },
     "health": {"base": base["health"], "trained": trained["health"]},
   }
