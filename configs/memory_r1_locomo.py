@@ -1,7 +1,8 @@
-"""Memory-R1 (2508.19828) on LoCoMo: extract, update and answer, trained by GRPO.
+"""Memory-R1 (2508.19828) on LoCoMo: extract, update, answer, trained by GRPO.
 
     python -m memjax.main --config=configs/memory_r1_locomo.py \
-      --config.model.path=Qwen3-1.7B --config.data.path=locomo10.json --workdir=W
+      --config.model.path=Qwen3-1.7B --workdir=W \
+      --config.data.path=locomo10.json
 
 Split by conversation as in the paper: conv-26 trains (152 questions, of which
 125 have their evidence within 50 turns), conv-30 validates (81), the other
@@ -39,7 +40,6 @@ def get_config() -> ml_collections.ConfigDict:
     )
   config.agent.update(
     name="memory_r1",
-    style="memory_r1",
     chunk_tokens=1536,  # the longest session
     max_chunks=4,  # a window of 50 turns spans at most 4 sessions
     question_tokens=64,

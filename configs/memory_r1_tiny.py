@@ -34,6 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     max_chunks=6,
     question_tokens=1,
     questions=4,
+    memory_tokens=12,  # of --config.agent.name=memory, the same budget
     entries=6,
     entry_tokens=1,
     stamp_tokens=1,

@@ -69,6 +69,8 @@ class Spec(Protocol):
     trained: names of the operations that are trained, of turn_ops and "answer".
     shares_state: the state does not depend on the question, so one reading of
       a context serves all its questions.
+    holds_entries: the state can hold entries beforehand; an agent whose state
+      cannot reads them first.
   """
 
   model: qwen3.Config
@@ -79,6 +81,7 @@ class Spec(Protocol):
   turn_ops: tuple[str, ...]
   trained: tuple[str, ...]
   shares_state: bool
+  holds_entries: bool
 
   def init(self, task: "Task") -> Any:
     """The state before the first chunk."""
@@ -182,8 +185,9 @@ class Segment:
   Attributes:
     prompt: what the model read.
     response: what it wrote, with the log-probability of each token.
-    result: the response without end token and reasoning; of an answer, the
-      answer alone.
+    result: what the response came to: of a recurrent memory the memory after
+      the turn, of an answer the answer alone, of others the text without end
+      token and reasoning.
     malformed: bool [B], the response broke the format.
     active: bool [B], the call took place.
     counts: int or bool [B] by name, for metrics.
@@ -280,6 +284,8 @@ def make_task(
   S, B = spec.chunk_tokens, len(examples) // spec.questions
   firsts = contexts(examples, spec.questions)
   questions = check_questions(examples, tokenizer, spec)
+  if not spec.holds_entries:
+    firsts = [_read_first(example) for example in firsts]
   cut = [_chunks(e, tokenizer, S, max_chunks) for e in firsts]
   C = max([len(x) for x in cut] + [num_chunks or 0])
   ids_CBS = np.full((C, B, S), tokenizer.pad_id, np.int32)
@@ -302,6 +308,18 @@ def make_task(
     _nested([example.bank for example in firsts], tokenizer),
     np.array([e.id for e in examples], np.int32),
     np.zeros((len(examples),), np.int32),
+  )
+
+
+def _read_first(example: example_lib.Example) -> example_lib.Example:
+  """The entries held beforehand as the first part of what is read."""
+  if not example.bank:
+    return example
+  return dataclasses.replace(
+    example,
+    context=("\n".join(example.bank), *example.parts),
+    stamps=("", *example.stamps) if example.stamps else (),
+    bank=(),
   )
 
 

@@ -238,11 +238,6 @@ def _memory(
 ) -> memory_agent.Spec:
   """MemAgent's agent."""
   agent = config.agent
-  if agent.questions != 1:
-    raise ValueError(
-      f"config.agent.questions={agent.questions}: the agent 'memory' reads for "
-      "one question at a time; set 1"
-    )
   return memory_agent.Spec(
     model,
     recurrent.make_recurrent(

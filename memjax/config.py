@@ -37,7 +37,7 @@ def default() -> ml_collections.ConfigDict:
       },
       "agent": {
         "name": "memory",  # key of build.AGENTS
-        "style": "memagent",  # key of prompts.STYLES or BANK_STYLES
+        "style": "text",  # or "words": key of prompts.STYLES and BANK_STYLES
         # Operations that are trained; "extract" is of memory_r1 alone.
         "trained": ("extract", "update", "answer"),
         "thinking": False,  # chat templates that can open a reasoning block

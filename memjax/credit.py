@@ -62,13 +62,17 @@ def assign(
     truth_WG: mean F1 of changes, or None where it is not known.
     penalty_WG: added to every reward, at most 0.
     std_normalize: divide by the group's standard deviation.
-    shuffle: permutes each reward within its group: a control.
+    shuffle: permutes trajectories' rewards within each group: a control.
 
   Returns:
     (advantage [W * G] by operation, for the answer [W * G * q]; bool [W] where
     any of them is not zero).
   """
   found, live = {}, np.zeros(len(outcome_WGq), bool)
+  order_WG = np.broadcast_to(np.arange(outcome_WGq.shape[1]), penalty_WG.shape)
+  if shuffle is not None:
+    # One order for all operations: a trajectory gets another one's rewards.
+    order_WG = shuffle.permuted(order_WG, axis=1)
   for op, weight in weights.items():
     shared = penalty_WG
     if weight.truth:
@@ -80,8 +84,7 @@ def assign(
       reward = weight.outcome * outcome_WGq.mean(-1)
       reward = (reward + weight.format * formats[op] + shared)[..., None]
     reward = np.moveaxis(reward.astype(np.float32), 1, -1)  # [W, ., G]
-    if shuffle is not None:
-      reward = shuffle.permuted(reward, axis=-1)
+    reward = np.take_along_axis(reward, order_WG[:, None], axis=-1)
     W, n, G = reward.shape
     advantage = np.asarray(
       advantages.group_relative(reward.reshape(W * n, G), std_normalize)

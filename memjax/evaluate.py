@@ -315,9 +315,9 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
   Returns:
     {"sets": {name: cell}, "breakdown": {label: cell} and "health": {name: mean
     over final states} of the first set, "traces": rollouts of its first
-    examples}; plain JSON.
+    examples, "data_sha256": {name: fingerprint of the set}}; plain JSON.
   """
-  cells, parts, health, traces = {}, {}, {}, []
+  cells, hashes, parts, health, traces = {}, {}, {}, {}, []
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
     greedy = _ask(
       run, params, examples, traces=0 if number else run.config.eval.traces
@@ -332,6 +332,7 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
         samples=samples,
       ).scores(run.env.metric)
     cells[name] = cell(greedy.scores(run.env.metric)[:, 0], sampled)
+    hashes[name] = example_lib.fingerprint(examples)
     if number == 0:
       parts = breakdown(greedy, run.env.label)
       health = memory_health(run.env, greedy)
@@ -352,6 +353,7 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
     "breakdown": parts,
     "health": health,
     "traces": traces,
+    "data_sha256": hashes,
   }
 
 

@@ -22,6 +22,7 @@ from memjax import agents
 from memjax import build
 from memjax import prompts
 from memjax import qwen3
+from memjax import sqlite_store
 from memjax import store as store_lib
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
@@ -209,7 +210,7 @@ def ingest(
   """
   check_agent(run)
   sessions = read_sessions(conversation, _newline(run))
-  store = store_lib.SqliteStore(path)
+  store = sqlite_store.SqliteStore(path)
   name = pathlib.Path(conversation).stem
   policies, count = run.policies(params), 0
   with store.writer(timeout_s):
@@ -325,7 +326,7 @@ def ask(
   check_agent(run)
   if not pathlib.Path(path).is_file():
     raise ValueError(f"--bank={path}: no such file; make it with --mode=ingest")
-  store = store_lib.SqliteStore(path)
+  store = sqlite_store.SqliteStore(path)
   store_lib.check_meta(
     {k: json.dumps(v, sort_keys=True) for k, v in store.describe().items()},
     _meta(run),

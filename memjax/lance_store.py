@@ -7,19 +7,13 @@ LanceDB has no transaction over several tables or calls, but each call that
 writes makes one new version of one table, whole or not at all: data files come
 first, and the manifest that makes them visible is put in place by one atomic
 operation of the file system or the object store. So everything lies in one
-table, and a commit is one call:
-
-  kind     key               carries
-  entry    entry/<id>        an entry, its digest and embedding
-  session  session/<key>     number, log and largest id of a session
-  meta     meta              the settings that the bank was claimed with
-
-A commit of a session merges the entries that differ, the deletions and the row
-of the session in a single merge_insert (or a single add, if nothing is replaced
-or deleted). A process that is killed before the manifest stands leaves files
-that no reader looks at; `compact` removes them later. Each read sees one
-version. Adding the empty embedding column, once, compacting and
-building an index make versions of their own; none changes what a reader sees.
+table (see `lance_rows`), and a commit is one call: it merges the entries that
+differ, the deletions and the row of the session in a single merge_insert, or a
+single add, if nothing is replaced or deleted. A process that is killed before
+the manifest stands leaves files that no reader looks at; `compact` removes them
+later. Each read sees one version. Adding the empty embedding column, once,
+compacting and building an index make versions of their own; none changes what a
+reader sees.
 """
 
 import contextlib
@@ -34,39 +28,27 @@ from typing import Any
 
 import numpy as np
 
+from memjax import lance_search
 from memjax import store
 
 _TABLE = "bank"
-_SCHEMA = b"1"
 
 
 def _import(uri: Any) -> tuple[Any, Any]:
+  """LanceDB and `lance_rows`, which imports pyarrow: both are in the extra."""
   try:
     import lancedb
-    import pyarrow
+
+    from memjax import lance_rows
   except ImportError as error:
     raise ValueError(
       f"the bank {uri} needs LanceDB ({error}): pip install 'memjax[lancedb]'"
     ) from error
-  return lancedb, pyarrow
-
-
-def _quote(text: str) -> str:
-  return "'" + text.replace("'", "''") + "'"
-
-
-def _filter(where: store.Where | None) -> str:
-  """The condition in LanceDB's SQL; always one on the kind."""
-  parts = ["kind = 'entry'"]
-  if where is not None:
-    if where.source is not None:
-      parts.append(f"source = {_quote(where.source)}")
-    parts += [f"{column} {sign} {n}" for column, sign, n in where.bounds()]
-  return " AND ".join(parts)
+  return lancedb, lance_rows
 
 
 class LanceStore:
-  """A bank in one LanceDB table, used like `store.SqliteStore`."""
+  """A bank in one LanceDB table, used like `sqlite_store.SqliteStore`."""
 
   def __init__(
     self,
@@ -88,7 +70,7 @@ class LanceStore:
         holds another table, or the bank is of a newer memjax.
     """
     self.uri, local = str(uri), "://" not in str(uri)
-    lancedb, self._arrow = _import(uri)
+    lancedb, self._rows = _import(uri)
     self._index_kinds = lancedb.index
     default = pathlib.Path(f"{os.path.normpath(self.uri)}.lock")
     self._lock = pathlib.Path(lock) if lock else default if local else None
@@ -102,12 +84,12 @@ class LanceStore:
       )
       self._table = self._open(db)
       version = (self._table.schema.metadata or {}).get(b"memjax")
-    if version != _SCHEMA:
+    if version != self._rows.VERSION:
       raise ValueError(
         f"{uri} has "
         + (f"schema {version.decode()}" if version else "a table of no bank")
-        + f", this memjax reads {_SCHEMA.decode()}: update memjax, or name "
-        "another folder"
+        + f", this memjax reads {self._rows.VERSION.decode()}: update memjax, "
+        "or name another folder"
       )
 
   def _open(self, db: Any) -> Any:
@@ -115,30 +97,12 @@ class LanceStore:
       return db.open_table(_TABLE)
     except ValueError:  # there is none yet
       try:
-        return db.create_table(_TABLE, schema=self._schema())
+        return db.create_table(_TABLE, schema=self._rows.schema())
       except (ValueError, OSError, RuntimeError) as error:
         try:
           return db.open_table(_TABLE)  # another process was faster
         except ValueError:
           raise error from None
-
-  def _schema(self, width: int | None = None) -> Any:
-    pa = self._arrow
-    fields = [
-      *(pa.field(name, pa.string()) for name in ("key", "kind")),
-      *(pa.field(name, pa.int64()) for name in ("number", "last_id")),
-      *(pa.field(name, pa.int64()) for name in ("created", "updated")),
-      *(pa.field(name, pa.string()) for name in ("source", "text", "payload")),
-      pa.field("ids", pa.list_(pa.int64())),
-      pa.field("digest", pa.binary()),
-    ]
-    if width:
-      fields.append(self._embedding_field(width))
-    return pa.schema(fields, metadata={b"memjax": _SCHEMA})
-
-  def _embedding_field(self, width: int) -> Any:
-    pa = self._arrow
-    return pa.field("embedding", pa.list_(pa.float32(), width))
 
   @contextlib.contextmanager
   def _named(self) -> Iterator[None]:
@@ -170,21 +134,12 @@ class LanceStore:
 
   def entries(self) -> list[store.Entry]:
     """All entries by ascending id: those of one version, whole."""
-    columns = ["number", "text", "ids", "created", "updated", "source"]
+    columns = list(self._rows.ENTRY)
     with self._named():
-      has = ["embedding"] if self._width() else []
-      found = self._table.search().where("kind = 'entry'").select(columns + has)
+      columns += ["embedding"] if self._width() else []
+      found = self._table.search().where("kind = 'entry'").select(columns)
       found = found.to_arrow()
-    embedding = [None] * len(found)
-    if has:
-      column = found["embedding"].combine_chunks()
-      # An Arrow row of null has numbers too, whatever they are.
-      flat_ED = column.values.to_numpy(zero_copy_only=False)
-      flat_ED = flat_ED.reshape(-1, self._width())[column.offset :]
-      for row in np.flatnonzero(column.is_valid().to_numpy(False)):
-        embedding[row] = flat_ED[row]
-    rows = zip(*(found[name].to_pylist() for name in columns), embedding)
-    return sorted((store.Entry(*row) for row in rows), key=lambda e: e.id)
+    return self._rows.to_entries(found)
 
   def sessions(self) -> list[str]:
     """Keys of the sessions that were ingested, in their order."""
@@ -231,7 +186,7 @@ class LanceStore:
   ) -> None:
     """Replaces the bank by `entries` and records the session: one version.
 
-    Arguments and errors are those of `store.SqliteStore.commit`.
+    Arguments and errors are those of `SqliteStore.commit`.
     """
     if not self._held:
       raise ValueError(
@@ -255,9 +210,8 @@ class LanceStore:
     }
     replaces = bool(gone) or any(e.id in known for e in changed)
     with self._named():
-      rows = self._arrow.concat_tables(
-        [self._entry_rows(changed), self._other_row(session)]
-      )
+      width = self._widen(changed)
+      rows = self._rows.from_entries(changed, width, session)
       self._write(rows, gone, replaces)
 
   def _write(self, rows: Any, gone: Sequence[int], replaces: bool) -> None:
@@ -277,52 +231,20 @@ class LanceStore:
       )
     merge.execute(rows, on_bad_vectors="null")
 
-  def _entry_rows(self, entries: Sequence[store.Entry]) -> Any:
-    """Entries as rows of the table; adds its embedding column if need be."""
-    pa = self._arrow
+  def _widen(self, entries: Sequence[store.Entry]) -> int | None:
+    """Width of the embeddings; adds their column with the first of them."""
     found = next(
       (e.embedding for e in entries if e.embedding is not None), None
     )
     if found is not None and self._width() is None:
-      self._table.add_columns([self._embedding_field(len(found))])
+      self._table.add_columns([self._rows.embedding_field(len(found))])
     width = self._width()
     if found is not None and len(found) != width:
       raise ValueError(
         f"the embeddings have width {len(found)}, those of {self.uri} {width}: "
         "use one encoder for the whole bank"
       )
-    schema = self._schema(width)
-    columns = {
-      "key": [f"entry/{e.id}" for e in entries],
-      "kind": ["entry"] * len(entries),
-      "number": [e.id for e in entries],
-      "ids": [e.ids for e in entries],
-      **{
-        name: [getattr(e, name) for e in entries]
-        for name in ("created", "updated", "source", "text", "digest")
-      },
-    }
-    arrays = [
-      pa.array(columns.get(field.name, [None] * len(entries)), field.type)
-      for field in schema
-      if field.name != "embedding"
-    ]
-    if width:
-      none_E = np.array([e.embedding is None for e in entries], bool)
-      flat_ED = np.zeros((len(entries), width), np.float32)
-      for row, entry in enumerate(entries):
-        if entry.embedding is not None:
-          flat_ED[row] = entry.embedding
-      arrays.append(
-        pa.FixedSizeListArray.from_arrays(
-          pa.array(flat_ED.reshape(-1)), width, mask=pa.array(none_E)
-        )
-      )
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-  def _other_row(self, row: Mapping[str, Any]) -> Any:
-    schema = self._schema(self._width())
-    return self._arrow.Table.from_pylist([dict(row)], schema=schema)
+    return width
 
   def describe(self) -> dict[str, Any]:
     """The settings that the first writer claimed the bank with, or {}."""
@@ -335,8 +257,8 @@ class LanceStore:
   def claim(self, meta: Mapping[str, Any]) -> None:
     """Stores the settings of the bank, or compares them with the stored ones.
 
-    Arguments and errors are those of `store.SqliteStore.claim`; the first claim
-    takes the writers' lock, unless this object holds it.
+    Arguments and errors are those of `SqliteStore.claim`; the first claim takes
+    the writers' lock, unless this object holds it.
     """
     if not self._meta():
       with contextlib.nullcontext() if self._held else self.writer():
@@ -344,7 +266,8 @@ class LanceStore:
           payload = json.dumps(store.check_meta({}, meta, self.uri))
           row = {"key": "meta", "kind": "meta", "number": 0, "payload": payload}
           with self._named():
-            self._write(self._other_row(row), (), False)
+            rows = self._rows.from_entries((), self._width(), row)
+            self._write(rows, (), False)
     store.check_meta(self._meta(), meta, self.uri)
 
   def build_index(self, kind: str = "IvfPq", **settings: Any) -> None:
@@ -394,8 +317,7 @@ class LanceStore:
   ) -> tuple[np.ndarray, np.ndarray]:
     """The k entries that are most similar to each query, by cosine.
 
-    LanceDB proposes; the scores are computed here, by `store.nearest`, so that
-    an exact search gives the same bits as `store.SqliteStore.search`.
+    An exact search gives the same bits as `SqliteStore.search`.
 
     Args:
       query: float [D] or [Q, D].
@@ -415,7 +337,7 @@ class LanceStore:
         is not valid.
     """
     query_QD = store.check_query(query, k, self._width())
-    condition = _filter(where)
+    condition = lance_search.condition(where)
     with self._named():
       self._check_embedded(condition)
       count = 0
@@ -425,8 +347,16 @@ class LanceStore:
       shape = (len(query_QD), k)
       id_QK, score_QK = np.full(shape, -1), np.full(shape, -np.inf, np.float32)
       for q, query_D in enumerate(query_QD if k else ()):
-        ids, score = self._hits(
-          query_D, k, where and condition, exact, nprobes, refine_factor
+        ids, score = lance_search.nearest(
+          self._table,
+          query_D,
+          k,
+          # Only entries have an embedding: without `where` no filter is needed,
+          # and a search without one is faster.
+          where and condition,
+          exact,
+          nprobes,
+          refine_factor,
         )
         id_QK[q, : len(ids)], score_QK[q, : len(ids)] = ids, score
     return (id_QK[0], score_QK[0]) if np.ndim(query) == 1 else (id_QK, score_QK)
@@ -446,52 +376,3 @@ class LanceStore:
         f"entry {found[0][0]} of {self.uri} and {count - 1} more have no "
         "embedding: embed them before a search"
       )
-
-  def _hits(
-    self,
-    query_D: np.ndarray,
-    k: int,
-    condition: str | None,
-    exact: bool,
-    nprobes: int,
-    refine_factor: int | None,
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, cosines) of one query, at most k."""
-    # LanceDB's float32 distances order near-equal entries by chance: candidates
-    # are taken until the last is worse than the k-th beyond rounding.
-    slack = 4 * (len(query_D) + 2) * np.finfo(np.float32).eps
-    limit = k + 8
-    while True:
-      search = self._table.search(query_D, vector_column_name="embedding")
-      search = search.distance_type("cosine")
-      # Only entries have an embedding: without `where` no filter is needed,
-      # and a search without one is faster.
-      if condition:
-        search = search.where(condition, prefilter=True)
-      if exact:
-        search = search.bypass_vector_index()
-      else:
-        search = search.nprobes(nprobes)
-        search = (
-          search.refine_factor(refine_factor) if refine_factor else search
-        )
-      found = search.select(["number", "embedding", "_distance"])
-      found = found.limit(limit).to_arrow()
-      distance = found["_distance"].to_numpy()
-      if (
-        not exact
-        or len(distance) < limit
-        or distance[-1] > distance[k - 1] + slack
-      ):
-        break
-      limit *= 4
-    if not len(found):
-      return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    ids = found["number"].to_numpy()
-    order = np.argsort(ids)
-    flat = found["embedding"].combine_chunks().flatten().to_numpy()
-    unit_CD = store.normalise(flat.reshape(len(ids), -1)[order], ids[order])
-    rows_QK, score_QK = store.nearest(
-      unit_CD, query_D[None], k, np.ones(len(ids), bool)
-    )
-    return ids[order][rows_QK[0]], score_QK[0]

@@ -51,25 +51,15 @@ class Spec:
   questions = 1
   stamp_tokens = 0
   shares_state = False
+  holds_entries = False
 
   def limit(self, op: str) -> int:
     """The most tokens of a response."""
     return self.update_tokens if op == "update" else self.answer_tokens
 
   def init(self, task: agents.Task) -> token_lib.Tokens:
-    """Empty memories; entries held beforehand are the first memory."""
-    memory = recurrent.init_memory(self.op, task.prior.length.shape[0])
-    if not task.prior.ids.shape[1]:
-      return memory
-    parts = [
-      jax.tree.map(lambda x, p=p: x[:, p], task.prior)
-      for p in range(task.prior.ids.shape[1])
-    ]
-    held = token_lib.truncate(token_lib.concat(parts), self.op.capacity)
-    short = self.op.capacity - held.capacity
-    return token_lib.Tokens(
-      jnp.pad(held.ids, ((0, 0), (0, short))), held.length
-    )
+    """Empty memories."""
+    return recurrent.init_memory(self.op, task.prior.length.shape[0])
 
   def read(
     self,
@@ -172,7 +162,7 @@ class MemoryAgent:
     cls,
     path: str | os.PathLike,
     *,
-    style: str = "memagent",
+    style: str = "text",
     chunk_tokens: int = 5000,
     question_tokens: int = 1024,
     memory_tokens: int = 1024,

@@ -68,11 +68,12 @@ class Retriever:
     shape = text.length.shape
     if not self.embedder:
       return jnp.zeros((*shape, 0), jnp.float32)
+    count = text.length.size
     flat = token_lib.Tokens(
-      text.ids.reshape(-1, text.capacity), text.length.reshape(-1)
+      text.ids.reshape(count, text.capacity), text.length.reshape(count)
     )
     found = retrieve.embed(policies.embedder, self.embedder, flat, self.end_id)
-    return found.reshape(*shape, -1)
+    return found.reshape(*shape, self.width)
 
   def scores(
     self,
@@ -170,6 +171,7 @@ class Spec:
   questions: int = 1
 
   shares_state = True
+  holds_entries = True
 
   @property
   def turn_ops(self) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     "base" if which == "base" else "trained": found["sets"],
     "controls": controls,
     "breakdown": {which: found["breakdown"], **rules},
+    "data_sha256": found["data_sha256"],
     "health": {which: found["health"]},
   }
   path = pathlib.Path(workdir) / f"eval_{which}.json"

@@ -31,7 +31,7 @@ class Template:
 # stands for a memory that holds nothing.
 STYLES = {
   # The order of MemAgent's blocks (2507.02259): problem, memory, section.
-  "memagent": {
+  "text": {
     "update": (
       "Below are a problem, the notes you have kept so far, and the next "
       "section of a long text. Write the new notes: keep what still helps to "
@@ -69,7 +69,7 @@ STYLE_WORDS = ("<ask>", "<memory>", "<chunk>", "<write>", "<answer>", "<none>")
 BANK_STYLES = {
   # The tasks of Memory-R1's manager and answer agent (2508.19828), with lines
   # in place of its JSON.
-  "memory_r1": {
+  "text": {
     "extract": (
       "Below is a part of a conversation. Write down what it tells about the "
       "people that may be asked later: facts, plans, preferences, events with "

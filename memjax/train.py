@@ -276,6 +276,7 @@ def _finish(
       "trained": trained["breakdown"],
       **rules,
     },
+    "data_sha256": trained["data_sha256"],
     "health": {"base": base["health"], "trained": trained["health"]},
   }
   rollouts = [

@@ -14,6 +14,7 @@ import pytest
 from memjax import agents
 from memjax import config as config_lib
 from memjax import hf
+from memjax import memory_agent
 from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import facts
@@ -44,7 +45,7 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def spec(tokenizer) -> agents.Spec:
+def spec(tokenizer) -> memory_agent.Spec:
   """An agent with a model of a few thousand parameters, chunks of 6 words."""
   model = qwen3.Config(
     vocab_size=256,
@@ -60,7 +61,7 @@ def spec(tokenizer) -> agents.Spec:
   op = recurrent.make_recurrent(tokenizer, "words", capacity=3)
   # Random weights hardly ever draw one end token in 256: take many.
   op = dataclasses.replace(op, stop_ids=(1, *range(200, 250)))
-  return agents.Spec(
+  return memory_agent.Spec(
     model,
     op,
     chunk_tokens=6,
@@ -74,6 +75,12 @@ def spec(tokenizer) -> agents.Spec:
 def params(spec):
   """Random weights."""
   return qwen3.init(jax.random.key(0), spec.model)
+
+
+@pytest.fixture(scope="session")
+def policies(params) -> agents.Policies:
+  """The same, for all operations."""
+  return agents.Policies(params)
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ def examples():
   return [env.example("eval", i, scale=1 + i % 3) for i in range(7)]
 
 
-def _answer(params, spec, tokenizer, examples, batch_size=4, **kwargs):
+def _answer(policies, spec, tokenizer, examples, batch_size=4, **kwargs):
   return evaluate.answer(
-    params,
+    policies,
     spec,
     tokenizer,
     examples,
@@ -29,25 +29,38 @@ def _answer(params, spec, tokenizer, examples, batch_size=4, **kwargs):
   )
 
 
-def test_the_host_loop_is_the_rollout(params, spec, tokenizer, examples):
+def test_the_host_loop_is_the_rollout(policies, spec, tokenizer, examples):
   """Both compose the same turn: the same words come out."""
   task = agents.make_task(examples, tokenizer, spec)
-  episode = agents.rollout_jit(params, spec, task, _KEY, 0.0)
+  episode = agents.rollout_jit(policies, spec, task, _KEY, 0.0)
   want = [
     tokenizer.decode(ids) for ids in token_lib.to_lists(episode.answer.result)
   ]
-  got = _answer(params, spec, tokenizer, examples)
+  got = _answer(policies, spec, tokenizer, examples)
   assert [texts[0] for texts in got.texts] == want
 
 
-def test_batching_moves_no_answer(params, spec, tokenizer, examples):
+def test_finals_are_the_last_memories(policies, spec, tokenizer, examples):
+  """In the examples' order, of the first sample, though batches are sorted."""
+  task = agents.make_task(examples, tokenizer, spec)
+  episode = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
+  last = jax.tree.map(lambda x: x[-1], episode.states)
+  want = [
+    [tokenizer.decode(ids)] if ids else [] for ids in token_lib.to_lists(last)
+  ]
+  got = _answer(policies, spec, tokenizer, examples, temperature=1.0, samples=2)
+  assert got.finals == want
+  assert len(set(map(tuple, want))) > 1
+
+
+def test_batching_moves_no_answer(policies, spec, tokenizer, examples):
   """Sampled answers too: keys come from the example, not from its place."""
   run = lambda examples, size: {
     example.id: texts
     for example, texts in zip(
       examples,
       _answer(
-        params, spec, tokenizer, examples, size, temperature=1.0, samples=3
+        policies, spec, tokenizer, examples, size, temperature=1.0, samples=3
       ).texts,
     )
   }
@@ -57,58 +70,63 @@ def test_batching_moves_no_answer(params, spec, tokenizer, examples):
   assert any(len(set(texts)) > 1 for texts in whole.values())
 
 
-def test_given_memories_are_answered_from(params, spec, tokenizer, examples):
+def test_given_memories_are_answered_from(policies, spec, tokenizer, examples):
   """Reading is left out: the context makes no difference, the memory does."""
   memories = [e.meta["oracle"] for e in examples]
-  got = _answer(params, spec, tokenizer, examples, memories=memories)
+  got = _answer(policies, spec, tokenizer, examples, memories=memories)
   bare = [
     example_lib.Example(e.id, e.question, "the", e.answers, e.meta)
     for e in examples
   ]
   assert got.texts == (
-    _answer(params, spec, tokenizer, bare, memories=memories).texts
+    _answer(policies, spec, tokenizer, bare, memories=memories).texts
   )
-  blank = [""] * len(examples)
+  blank = [()] * len(examples)
   assert got.texts != (
-    _answer(params, spec, tokenizer, examples, memories=blank).texts
+    _answer(policies, spec, tokenizer, examples, memories=blank).texts
   )
 
 
 def test_a_memory_that_does_not_fit_is_refused(
-  params, spec, tokenizer, examples
+  policies, spec, tokenizer, examples
 ):
   with pytest.raises(ValueError, match="4 tokens, more than the capacity 3"):
-    _answer(params, spec, tokenizer, examples[:1], memories=["the of and to"])
+    _answer(
+      policies, spec, tokenizer, examples[:1], memories=[("the of", "and to")]
+    )
 
 
-def test_nothing_to_evaluate_is_refused(params, spec, tokenizer):
+def test_nothing_to_evaluate_is_refused(policies, spec, tokenizer):
   with pytest.raises(ValueError, match="no example"):
-    _answer(params, spec, tokenizer, [])
+    _answer(policies, spec, tokenizer, [])
 
 
-def test_traces_show_every_turn(params, spec, tokenizer, examples):
-  got = _answer(params, spec, tokenizer, examples, traces=2)
+def test_traces_show_every_turn(policies, spec, tokenizer, examples):
+  got = _answer(policies, spec, tokenizer, examples, traces=2)
   assert len(got.traces) == 2
-  for example, trace, texts in zip(examples, got.traces, got.texts):
+  for example, trace, texts, final in zip(
+    examples, got.traces, got.texts, got.finals
+  ):
     chunks = " ".join(turn["chunk"] for turn in trace["turns"])
     assert chunks == example.context
     assert trace["answer"] == texts[0]
+    assert [trace["turns"][-1]["memory"]] == (final or [""])
     for turn in trace["turns"]:
       assert set(turn) >= {"response", "memory", "truncated", "malformed"}
 
 
-def test_no_new_compile_for_another_length(params, spec, tokenizer, examples):
-  _answer(params, spec, tokenizer, examples)
-  compiled = agents.read_turn_jit._cache_size()
+def test_no_new_compile_for_another_length(policies, spec, tokenizer, examples):
+  _answer(policies, spec, tokenizer, examples)
+  compiled = agents.read_jit._cache_size()
   env = facts.Facts(seed=2, chunks=2, chunk_tokens=6)
   longer = [env.example("eval", i, scale=6) for i in range(4)]
-  _answer(params, spec, tokenizer, longer)
-  assert agents.read_turn_jit._cache_size() == compiled
+  _answer(policies, spec, tokenizer, longer)
+  assert agents.read_jit._cache_size() == compiled
 
 
 def test_scores(examples):
   answers = evaluate.Answers(
-    examples[:2], [["oslo", "rome"], ["lima", "lima"]], []
+    examples[:2], [["oslo", "rome"], ["lima", "lima"]], [], []
   )
   metric = lambda example, text: float(text == "lima")
   np.testing.assert_array_equal(answers.scores(metric), [[0, 0], [1, 1]])
@@ -142,7 +160,7 @@ def test_avg_at_k_takes_its_interval_over_questions():
 
 
 def test_breakdown(examples):
-  answers = evaluate.Answers(examples[:4], [["a"], ["b"], ["a"], ["a"]], [])
+  answers = evaluate.Answers(examples[:4], [["a"], ["b"], ["a"], ["a"]], [], [])
   label = lambda example, text: (
     {"first": float(text == "a")} if text == "a" else {"second": 0.0}
   )

@@ -14,7 +14,7 @@ from memjax import build
 from memjax import hf
 from memjax import ingest
 from memjax import qwen3
-from memjax import store as store_lib
+from memjax import sqlite_store
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import dialogues
 
@@ -119,7 +119,7 @@ def test_reads_once_and_asks(run, params, tmp_path):
     "talk/2",
   ]
   # The line's end stays with it, and its session's stamp before it.
-  texts = [e.text for e in store_lib.SqliteStore(bank).entries()]
+  texts = [e.text for e in sqlite_store.SqliteStore(bank).entries()]
   assert [text.split()[:3] for text in texts] == [
     ["s1", "A:", "ada=bern"],
     ["s2", "A:", "bob=bern"],
@@ -135,11 +135,11 @@ def test_a_session_with_another_text_is_refused(run, params, tmp_path):
   bank = tmp_path / "bank.db"
   file = _write(tmp_path / "talk.json", _sessions(2))
   ingest.ingest(run, params, bank, file)
-  before = store_lib.SqliteStore(bank).entries()
+  before = sqlite_store.SqliteStore(bank).entries()
   _write(file, [["hal=rome"], ["bob=bern"]])
   with pytest.raises(ValueError, match="talk/0 with another text"):
     ingest.ingest(run, params, bank, file)
-  assert store_lib.SqliteStore(bank).entries() == before
+  assert sqlite_store.SqliteStore(bank).entries() == before
 
 
 def test_another_agent_is_refused(run, params, model, tmp_path):
@@ -167,11 +167,11 @@ def test_ids_are_not_used_again(run, params, tmp_path):
   bank = tmp_path / "bank.db"
   file = _write(tmp_path / "talk.json", _sessions(10))
   ingest.ingest(run, params, bank, file)
-  entries = store_lib.SqliteStore(bank).entries()
+  entries = sqlite_store.SqliteStore(bank).entries()
   assert [entry.id for entry in entries] == list(range(2, 10))
   _write(file, _sessions(11))
   assert ingest.ingest(run, params, bank, file) == 1
-  entries = store_lib.SqliteStore(bank).entries()
+  entries = sqlite_store.SqliteStore(bank).entries()
   assert [entry.id for entry in entries] == list(range(3, 11))
 
 
@@ -219,7 +219,7 @@ def test_killed_in_the_middle(run, params, model, tmp_path):
       process.send_signal(signal.SIGKILL)
       break
   process.wait()
-  survived = store_lib.SqliteStore(bank).sessions()
+  survived = sqlite_store.SqliteStore(bank).sessions()
   assert 5 <= len(survived) < 30
   done = subprocess.run(
     _command(model, bank, file),
@@ -230,6 +230,6 @@ def test_killed_in_the_middle(run, params, model, tmp_path):
   )
   assert done.returncode == 0, done.stderr[-2000:]
   assert f"{30 - len(survived)} new sessions" in done.stdout
-  store = store_lib.SqliteStore(bank)
-  assert store.entries() == store_lib.SqliteStore(whole).entries()
+  store = sqlite_store.SqliteStore(bank)
+  assert store.entries() == sqlite_store.SqliteStore(whole).entries()
   store.integrity()

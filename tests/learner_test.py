@@ -17,7 +17,7 @@ _TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
 
 @pytest.fixture(scope="module")
-def rows(params, spec, tokenizer):
+def rows(policies, spec, tokenizer):
   """Memory turns and answers of eight trajectories, with made-up advantages."""
   words = "the of and to a in is it".split()
   examples = [
@@ -25,10 +25,10 @@ def rows(params, spec, tokenizer):
     for i in range(4)
   ]
   task = agents.repeat(agents.make_task(examples, tokenizer, spec), 2)
-  episode = agents.rollout_jit(params, spec, task, jax.random.key(0), 1.0)
+  episode = agents.rollout_jit(policies, spec, task, jax.random.key(0), 1.0)
   adv = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3, -0.3])
   return (
-    rows_lib.from_turns(episode.turns, adv),
+    rows_lib.from_turns(episode.turns["update"], adv),
     rows_lib.from_segment(episode.answer, adv),
   )
 

@@ -189,9 +189,7 @@ def test_well_formed(language):
 
 
 def test_two_digits(language):
-  assert _ops(language, "UPDATE 12 a", listed=12) == [
-    ("UPDATE", 12, "a", "ok")
-  ]
+  assert _ops(language, "UPDATE 12 a", listed=12) == [("UPDATE", 12, "a", "ok")]
 
 
 @pytest.mark.parametrize(
@@ -240,9 +238,7 @@ def test_an_entry_keeps_the_token_that_ends_its_line(data_dir):
 
 
 def test_newlines_of_the_real_tokenizer(data_dir):
-  grammar = lines.make_grammar(
-    tokenizer_lib.load(data_dir / "qwen3_tokenizer")
-  )
+  grammar = lines.make_grammar(tokenizer_lib.load(data_dir / "qwen3_tokenizer"))
   assert (grammar.classes.array & lines._NEWLINE > 0).sum() == 2178
   assert (grammar.classes.array & lines._NUMBER > 0).sum() == 10
 

@@ -1,13 +1,12 @@
-import collections
+"""LoCoMo as an environment: its split, its order and its metric."""
+
 import copy
 import dataclasses
-import json
 
+import locomo_file_test
 import pytest
 
 from memjax.envs import locomo
-
-# The real file
 
 _TRAIN, _VALID = "conv-26", "conv-30"
 
@@ -18,36 +17,6 @@ def real(data_dir):
   if not path.is_file():
     pytest.skip(f"there is no {path}")
   return path
-
-
-def test_real_counts(real):
-  corpus = locomo.load(real)
-  talks = corpus.conversations.values()
-  asked = [question for talk in talks for question in talk.questions]
-  sessions = [session for talk in talks for session in talk.sessions]
-  assert len(talks) == 10 and len(sessions) == 272
-  assert sum(len(session.turns) for session in sessions) == 5_882
-  assert collections.Counter(q.category for q in asked) == {
-    1: 282,
-    2: 321,
-    3: 96,
-    4: 841,
-  }
-  assert corpus.counts == {
-    "adversarial": 446,
-    "no_evidence": 4,
-    "malformed_evidence": 7,
-    "missing_evidence": 2,
-    "integer_answers": 6,
-    "empty_sessions": 0,
-  }
-  assert len({q.index for q in asked}) == 1_540
-  assert max(q.index for q in asked) < 1_986
-  for talk in talks:
-    numbers = [session.number for session in talk.sessions]
-    assert numbers == sorted(numbers)
-    turns = {turn.id for session in talk.sessions for turn in session.turns}
-    assert all(set(q.evidence) <= turns for q in talk.questions)
 
 
 def test_real_split(real):
@@ -86,17 +55,8 @@ def test_real_split(real):
       assert env.metric(example, example.answers[0]) == 1
 
 
-@pytest.mark.parametrize(
-  "turns, all_fit, train_fit", [(24, 1_224, 122), (50, 1_264, 125)]
-)
-def test_real_windows(real, turns, all_fit, train_fit):
-  talks = locomo.load(real).conversations.values()
-  fit = [
-    locomo.window(talk, question.evidence, turns)
-    for talk in talks
-    for question in talk.questions
-  ]
-  assert sum(map(bool, fit)) == all_fit
+@pytest.mark.parametrize("turns, train_fit", [(24, 122), (50, 125)])
+def test_real_windows(real, turns, train_fit):
   env = locomo.make(str(real), window_turns=turns)
   assert len(env.train) == train_fit
   assert env.counts["outside_window"] == 152 - train_fit
@@ -111,52 +71,6 @@ def test_real_windows(real, turns, all_fit, train_fit):
 # A synthetic file
 
 
-def _turn(session, number, text, speaker="Ann", **fields):
-  return {
-    "speaker": speaker,
-    "dia_id": f"D{session}:{number}",
-    "text": text,
-    **fields,
-  }
-
-
-def _sample(name, questions=6):
-  return {
-    "sample_id": name,
-    "conversation": {
-      "speaker_a": "Ann",
-      "speaker_b": "Bo",
-      "session_10_date_time": "9:00 am on 1 June, 2023",
-      "session_10": [_turn(10, 1, "ten")],
-      "session_1_date_time": "1:56 pm on 8 May, 2023",
-      "session_1": [
-        _turn(1, 1, "Hi\n there! "),
-        _turn(1, 2, "", "Bo", blip_caption="a red\ncat"),
-        _turn(1, 3, "Look.", blip_caption="a dog"),
-      ],
-      "session_3_date_time": "noon",
-      "session_3": [],
-      "session_9_date_time": "Whit Sunday",
-      "session_9": [_turn(9, 1, "nine", "Bo"), _turn(9, 2, "more")],
-    },
-    "qa": [
-      {
-        "question": f"{name} q{i}?",
-        "answer": f"a{i}",
-        "evidence": ["D1:1"],
-        "category": 1 + i % 4,
-      }
-      for i in range(questions)
-    ],
-  }
-
-
-def _file(tmp_path, samples):
-  path = tmp_path / "locomo.json"
-  path.write_text(json.dumps(samples))
-  return str(path)
-
-
 def _make(path, **kwargs):
   kwargs = {"train": ("a",), "valid": ("b",), **kwargs}
   return locomo.make(path, **kwargs)
@@ -164,7 +78,9 @@ def _make(path, **kwargs):
 
 @pytest.fixture
 def path(tmp_path):
-  return _file(tmp_path, [_sample(x) for x in "abc"])
+  return locomo_file_test.write(
+    tmp_path, [locomo_file_test.sample(x) for x in "abc"]
+  )
 
 
 def test_sessions_are_in_numeric_order(path):
@@ -183,123 +99,6 @@ def test_sessions_are_in_numeric_order(path):
     "conversation": "a",
     "speakers": ("Ann", "Bo"),
   }
-
-
-def test_dirt_is_put_right_and_counted(tmp_path):
-  sample = _sample("a", questions=0)
-  cited = [
-    [],
-    ["D1:1; D9:2", "D9:2"],
-    ["D:10:1"],
-    ["D01:03"],
-    ["D"],
-    ["D1:9", "D1:1"],
-    ["D9:1 D77:1 D1:2"],
-  ]
-  sample["qa"] = [
-    {"question": "q", "answer": i, "evidence": x, "category": 2}
-    for i, x in enumerate(cited)
-  ]
-  # An adversarial question may lack an answer and counts for nothing else.
-  bad = {"question": "q", "adversarial_answer": "x", "category": 5}
-  sample["qa"].insert(1, {**bad, "evidence": ["nonsense"]})
-  corpus = locomo.load(_file(tmp_path, [sample]))
-  questions = corpus.conversations["a"].questions
-  assert [q.evidence for q in questions] == [
-    (),
-    ("D1:1", "D9:2"),
-    ("D10:1",),
-    ("D1:3",),
-    (),
-    ("D1:1",),
-    ("D9:1", "D1:2"),
-  ]
-  assert [q.answers for q in questions] == [(str(i),) for i in range(7)]
-  assert [q.index for q in questions] == [0, *range(2, 8)]
-  assert corpus.counts == {
-    "adversarial": 1,
-    "no_evidence": 1,
-    "malformed_evidence": 5,
-    "missing_evidence": 2,
-    "integer_answers": 7,
-    "empty_sessions": 1,
-  }
-
-
-def _set(*keys, to):
-  def change(samples):
-    *outer, last = keys
-    for key in outer:
-      samples = samples[key]
-    if to is KeyError:
-      del samples[last]
-    else:
-      samples[last] = to
-
-  return change
-
-
-_TALK = (1, "conversation")
-
-
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    (_set(1, to=3), "sample 2: expected an object, found int"),
-    (_set(1, "sample_id", to="a"), r"sample 2 \(a\): an earlier sample"),
-    (_set(1, "qa", to=KeyError), r"sample 2 \(b\): no field 'qa', only samp"),
-    (_set(1, "qa", to={}), "field 'qa' is {}, expected list"),
-    (_set(*_TALK, to=[]), "'conversation' is .*expected Mapping"),
-    (_set(*_TALK, "speaker_a", to=KeyError), "no field 'speaker_a'"),
-    (_set(*_TALK, "speaker_b", to=" "), "'speaker_b' is empty"),
-    (_set(*_TALK, "session_9", to="x"), "'session_9' is 'x', expected list"),
-    (
-      _set(*_TALK, "session_9_date_time", to=KeyError),
-      "no field 'session_9_date_time'",
-    ),
-    (
-      _set(*_TALK, "session_9", 1, "speaker", to="Cy"),
-      "session_9, turn 2: the speaker is 'Cy', expected 'Ann' or 'Bo'",
-    ),
-    (
-      _set(*_TALK, "session_9", 1, "dia_id", to="9:2"),
-      "session_9, turn 2: the dia_id is '9:2'",
-    ),
-    (
-      _set(*_TALK, "session_9", 1, "dia_id", to="D1:1"),
-      "two turns have the dia_id 'D1:1'",
-    ),
-    (_set(*_TALK, "session_9", 1, "text", to=None), "field 'text' is None"),
-    (
-      _set(1, "conversation", to={"speaker_a": "Ann", "speaker_b": "Bo"}),
-      "no session has a turn",
-    ),
-    (_set(1, "qa", 2, "question", to=""), "question 3: field 'question' is em"),
-    (_set(1, "qa", 2, "answer", to=KeyError), "question 3: no field 'answer'"),
-    (_set(1, "qa", 2, "answer", to=True), "question 3: field 'answer' is True"),
-    (_set(1, "qa", 2, "answer", to=" "), "question 3: the answer is empty"),
-    (_set(1, "qa", 2, "category", to=6), "question 3: category is 6"),
-    (_set(1, "qa", 2, "category", to="1"), "question 3: field 'category'"),
-    (_set(1, "qa", 2, "evidence", to="D1:1"), "question 3: field 'evidence'"),
-    (_set(1, "qa", 2, "evidence", to=[1]), "question 3: evidence has 1"),
-  ],
-)
-def test_a_malformed_file_is_named(tmp_path, change, message):
-  samples = [_sample("a"), _sample("b")]
-  locomo.load(_file(tmp_path, samples))
-  change(samples)
-  with pytest.raises(ValueError, match=f"locomo.json, .*{message}"):
-    locomo.load(_file(tmp_path, samples))
-
-
-@pytest.mark.parametrize("content", ["", "[", "{}", "[]", "3", "[" * 100_000])
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
-  path = tmp_path / "x.json"
-  path.write_text(content)
-  with pytest.raises(ValueError, match="x.json"):
-    locomo.load(path)
-  with pytest.raises(ValueError, match="no such file"):
-    locomo.load(tmp_path / "none.json")
 
 
 def test_split_by_conversation(path):
@@ -355,7 +154,7 @@ def test_runs_are_of_one_conversation(path, questions):
 
 
 def test_windows(tmp_path):
-  sample = _sample("a")
+  sample = locomo_file_test.sample("a")
   cites = [
     ["D9:2"],
     ["D1:3", "D9:1"],
@@ -366,7 +165,10 @@ def test_windows(tmp_path):
   ]
   for question, evidence in zip(sample["qa"], cites):
     question["evidence"] = evidence
-  path = _file(tmp_path, [sample, _sample("b"), _sample("c")])
+  path = locomo_file_test.write(
+    tmp_path,
+    [sample, locomo_file_test.sample("b"), locomo_file_test.sample("c")],
+  )
   env = _make(path, window_turns=2)
   assert env.counts["outside_window"] == 2
   assert [e.parts for e in env.train] == [

@@ -33,7 +33,7 @@ def test_a_prompt_without_a_slot_is_refused(tokenizer):
 def test_braces_that_are_no_slot_are_text(data_dir):
   tokenizer = tokenizer_lib.load(data_dir / "qwen3_tokenizer")
   template = prompts.compile_template(
-    prompts.STYLES["memagent"]["answer"], tokenizer
+    prompts.STYLES["text"]["answer"], tokenizer
   )
   text = "".join(
     f"<{piece}>" if isinstance(piece, str) else tokenizer.decode(piece)
@@ -47,7 +47,7 @@ def test_braces_that_are_no_slot_are_text(data_dir):
 def test_the_real_chat_template(data_dir, thinking):
   tokenizer = tokenizer_lib.load(data_dir / "qwen3_tokenizer")
   template = prompts.compile_template(
-    prompts.STYLES["memagent"]["update"], tokenizer, thinking
+    prompts.STYLES["text"]["update"], tokenizer, thinking
   )
   first, last = template.pieces[0], template.pieces[-1]
   text = tokenizer.backend.decode(first)
@@ -59,7 +59,7 @@ def test_the_real_chat_template(data_dir, thinking):
   ids = []
   for piece in template.pieces:
     ids += tokenizer.encode(slots[piece]) if isinstance(piece, str) else piece
-  whole = prompts.STYLES["memagent"]["update"].format(**slots)
+  whole = prompts.STYLES["text"]["update"].format(**slots)
   assert tokenizer.backend.decode(ids) == tokenizer.chat(whole, thinking)
 
 

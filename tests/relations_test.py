@@ -29,7 +29,8 @@ def test_a_reader_who_forgets_nothing_is_right(examples):
 
 def test_the_oracle_memory_is_enough(examples):
   for example in examples:
-    found = relations.known(example.question, example.meta["oracle"].split())
+    (oracle,) = example.meta["oracle"]
+    found = relations.known(example.question, oracle.split())
     assert found[-1].endswith("=" + example.answers[0])
     assert len(found) == 1 + example.question.endswith(">?")
 

@@ -1,16 +1,13 @@
-"""The bank on disk: killed, contended, damaged; and its exact search."""
+"""What both stores share; and banks and writers to try a store with."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import numpy as np
@@ -20,13 +17,14 @@ from memjax import store
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Imports memjax.store alone: jax would take longer than the test.
+# Imports the stores alone: jax would take longer than the test.
 _CHILD = """
 import json, pathlib, random, sys, time, types
 package = types.ModuleType("memjax")
 package.__path__ = [sys.argv[1]]
 sys.modules["memjax"] = package
 import numpy as np
+from memjax import sqlite_store
 from memjax import store
 
 def say(*words):
@@ -53,14 +51,16 @@ def step(entries, n, next_id):
 """
 
 
-def _step(entries, n, next_id):
+def step(entries, n, next_id):
+  """(entries, log) after session n, as a child has them."""
   space = {"__name__": "step", "np": np, "store": store}
   source = _CHILD[_CHILD.index("def step") :]
   exec(source, space)
   return space["step"](entries, n, next_id)
 
 
-def _spawn(source, *arguments, **options):
+def spawn(source, *arguments, **options):
+  """A process that runs the source, with the arguments in sys.argv[2:]."""
   return subprocess.Popen(
     [sys.executable, "-c", _CHILD + textwrap.dedent(source)]
     + [str(_ROOT / "memjax"), *map(str, arguments)],
@@ -71,28 +71,21 @@ def _spawn(source, *arguments, **options):
   )
 
 
-def _entry(number, text="a", embedding=(1.0, 0.0), **fields):
-  entry = store.Entry(number, text, (1, 2), 0, 0, "kim", embedding)
-  return dataclasses.replace(entry, **fields)
+def entry(number, text="a", embedding=(1.0, 0.0), **fields):
+  made = store.Entry(number, text, (1, 2), 0, 0, "kim", embedding)
+  return dataclasses.replace(made, **fields)
 
 
-def _commit(bank, key, entries, log=(), **options):
+def commit(bank, key, entries, log=(), **options):
   with bank.writer(1.0):
     bank.commit(key, entries, log, **options)
 
 
-@pytest.fixture
-def bank(tmp_path):
-  bank = store.SqliteStore(tmp_path / "bank.db")
-  yield bank
-  bank.close()
-
-
-def _assert_bank_is(bank, n):
+def assert_bank_is(bank, n):
   """The bank is exactly that of the sessions 0 to n - 1."""
   entries, logs, next_id = [], [], 0
   for i in range(n):
-    entries, log = _step(entries, i, next_id)
+    entries, log = step(entries, i, next_id)
     next_id = max(next_id, *(e.id + 1 for e in entries))
     logs += [(f"session {i}", row) for row in log]
   assert bank.sessions() == [f"session {i}" for i in range(n)]
@@ -101,233 +94,28 @@ def _assert_bank_is(bank, n):
   assert bank.next_id() == next_id
 
 
-def test_what_is_committed_comes_back(bank):
-  entries = [
-    _entry(3, "a\0b \ud7ff 你好 'x'", embedding=None, ids=(), source=""),
-    _entry(7, embedding=np.float32([1e-3, -2.5]), created=1, updated=2),
-  ]
-  log = [{"op": "add", "id": 3, "text": "é"}, {"op": "noop"}]
-  _commit(bank, "one", entries, log)
-  got = store.SqliteStore(bank.path).entries()
-  for a, b in zip(got, entries, strict=True):
-    for field in dataclasses.fields(store.Entry):
-      x, y = getattr(a, field.name), getattr(b, field.name)
-      assert type(x) is type(y)
-      assert np.array_equal(x, y)
-  assert bank.entries() == entries
-  assert bank.log() == [("one", log[0]), ("one", log[1])]
-  assert bank.next_id() == 8
-
-
-@pytest.mark.parametrize(
-  "field",
-  [
-    {"id": 4},
-    {"text": "b"},
-    {"ids": (1, 3)},
-    {"created": 5},
-    {"updated": 5},
-    {"source": "lee"},
-    {"embedding": np.float32([1.0, 1e-30])},
-    {"embedding": None},
-  ],
-)
-def test_entries_differ_in_every_field(field):
-  entry = _entry(3)
-  assert entry == _entry(3)
-  assert hash(entry) == hash(_entry(3))
-  assert dataclasses.replace(entry, **field) != entry
-
-
-def test_commit_writes_only_what_differs(bank):
-  _commit(bank, "one", [_entry(i) for i in range(100)])
-  before = bank._db.total_changes
-  entries = [_entry(i) for i in range(1, 100)] + [_entry(100)]
-  entries[4] = _entry(5, "changed")
-  _commit(bank, "two", entries, [{}])
-  # one deleted, one added, one changed; the session and its row of the log
-  assert bank._db.total_changes - before == 5
-  assert bank.entries() == entries
-
-
-def test_order_of_sessions_is_that_of_commits(bank):
-  for key in ("b", "c", "a"):
-    _commit(bank, key, [])
-  assert bank.sessions() == ["b", "c", "a"]
-
-
-def test_commit_is_all_or_nothing(bank):
-  _commit(bank, "one", [_entry(0), _entry(1)], [{"a": 1}])
-  # Fails at the last entry, when others were deleted and inserted already.
-  bad = [_entry(2), _entry(3, "\ud800")]
-  with pytest.raises(ValueError, match="surrogates"):
-    _commit(bank, "two", bad, [{"b": 2}])
-  with pytest.raises(TypeError, match="not JSON serializable"):
-    _commit(bank, "two", [_entry(2)], [{"b": object()}])
-  with pytest.raises(ValueError, match="'one' is in .* already"):
-    _commit(bank, "one", [_entry(2)])
-  assert bank.entries() == [_entry(0), _entry(1)]
-  assert bank.sessions() == ["one"]
-  assert bank.log() == [("one", {"a": 1})]
-  _commit(bank, "two", [_entry(2)])
-  assert bank.entries() == [_entry(2)]
-
-
-def test_ids_are_never_used_again(bank):
-  _commit(bank, "one", [_entry(0), _entry(5)])
-  _commit(bank, "two", [_entry(0)])
-  again = store.SqliteStore(bank.path)
-  for number in (5, 3):
-    with pytest.raises(ValueError, match="take 6 or more"):
-      _commit(again, "three", [_entry(0), _entry(number)])
-  # 6 to 8 came and went inside the session
-  _commit(again, "three", [_entry(0)], next_id=9)
-  assert again.next_id() == 9
-  with pytest.raises(ValueError, match="take 9 or more"):
-    _commit(again, "four", [_entry(8)])
-  with pytest.raises(ValueError, match="entry 9 stands twice"):
-    _commit(again, "four", [_entry(9), _entry(9)])
-  with pytest.raises(ValueError, match="0 or more"):
-    _commit(store.SqliteStore(f"{again.path}2"), "x", [_entry(-1)])
-
-
-@pytest.mark.parametrize(
-  "embedding, match",
-  [
-    ((1.0, np.nan), "length nan"),
-    ((0.0, 0.0), "length 0"),
-    ((np.inf, 0.0), "length inf"),
-    ((1.0, 0.0, 0.0), "shape"),
-    (((1.0, 0.0),), "shape"),
-  ],
-)
-def test_an_embedding_without_a_direction_is_refused(bank, embedding, match):
-  with pytest.raises(
-    ValueError, match=rf"entry 1 has an embedding of.*{match}"
-  ):
-    _commit(bank, "one", [_entry(0), _entry(1, embedding=embedding)])
-  assert bank.entries() == []
-
-
-def test_commit_needs_the_lock(bank):
-  with pytest.raises(ValueError, match="writer"):
-    bank.commit("one", [], [])
-  with bank.writer():
-    pass
-  with pytest.raises(ValueError, match="writer"):
-    bank.commit("one", [], [])
-
-
-def test_claim(bank):
-  assert bank.describe() == {}
-  meta = {"policy": "recurrent", "capacity": 3, "stop": (1, 2)}
-  bank.claim(meta)
-  other = store.SqliteStore(bank.path)
-  other.claim(meta)
-  assert other.describe() == {**meta, "stop": [1, 2]}
-  with pytest.raises(ValueError, match="capacity = 3, this run has 4"):
-    other.claim({**meta, "capacity": 4})
-  with pytest.raises(ValueError, match='hash = nothing, this run has "x"'):
-    other.claim({**meta, "hash": "x"})
-  with pytest.raises(ValueError, match='policy = "recurrent".*has nothing'):
-    other.claim({"capacity": 3, "stop": [1, 2]})
-  assert bank.describe() == {**meta, "stop": [1, 2]}
-
-
-def _one_line(error):
-  assert "\n" not in str(error.value)
-  assert len(str(error.value)) < 300
-
-
-def test_files_that_are_no_bank(tmp_path):
-  text = tmp_path / "text.db"
-  text.write_text("no database, but long enough to have a header" * 100)
-  other = tmp_path / "other.db"
-  with sqlite3.connect(other) as db:
-    db.execute("CREATE TABLE t (x)")
-  db.close()
-  newer = tmp_path / "newer.db"
-  store.SqliteStore(newer).close()
-  with sqlite3.connect(newer) as db:
-    db.execute("PRAGMA user_version = 2")
-  db.close()
-  before = other.read_bytes()
-  for path, match in (
-    (text, "not a database"),
-    (other, "something else"),
-    (newer, "schema 2, this memjax reads 1: update"),
-    (tmp_path, "unable to open"),
-    (tmp_path / "none" / "x.db", "no folder"),
-  ):
-    with pytest.raises(ValueError, match=match) as error:
-      store.SqliteStore(path)
-    assert str(path) in str(error.value) or "folder" in match
-    _one_line(error)
-  assert other.read_bytes() == before
-
-
-def test_a_read_only_folder(tmp_path):
-  """In a process without root's rights, for which everything is writable."""
-  path = tmp_path / "bank.db"
-  store.SqliteStore(path).close()
-  os.chmod(tmp_path, 0o555)
-  if os.geteuid() != 0:
-    with pytest.raises(ValueError, match="read-only") as error:
-      store.SqliteStore(path)
-    _one_line(error)
-    return
-  # The folders of pytest are closed to others: the child goes there first.
-  source = """
-    import os
-    os.chdir(sys.argv[2])
-    os.setuid(65534)
-    try:
-      store.SqliteStore("bank.db")
-    except ValueError as error:
-      say(error)
-  """
-  out, error = _spawn(source, tmp_path).communicate()
-  assert "read-only" in out, error
-  assert len(out.splitlines()) == 1
-
-
-@pytest.mark.parametrize("end", [None, -3500])
-def test_damage_is_found(bank, end):
-  """In the last page: of all of it, or of its head alone."""
-  _commit(bank, "one", [_entry(i, "text " * 50) for i in range(200)])
-  bank.integrity()
-  bank.close()
-  data = bytearray(bank.path.read_bytes())
-  size = len(data[-4096:end])
-  data[-4096:end] = b"\x0d" + os.urandom(size - 1)  # it opens all the same
-  bank.path.write_bytes(data)
-  with pytest.raises(ValueError, match=r"bank\.db is damaged") as error:
-    store.SqliteStore(bank.path).integrity()
-  _one_line(error)
-
-
 _WRITE_FOREVER = """
-  bank = store.SqliteStore(sys.argv[2])
-  say("ready")
-  n = len(bank.sessions())
-  while True:
-    with bank.writer(10):
-      entries, log = step(bank.entries(), n, bank.next_id())
-      say("begin", n)
-      bank.commit(f"session {n}", entries, log)
-      say("done", n)
-    n += 1
+say("ready")
+n = len(bank.sessions())
+while True:
+  with bank.writer(10):
+    entries, log = step(bank.entries(), n, bank.next_id())
+    say("begin", n)
+    bank.commit(f"session {n}", entries, log)
+    say("done", n)
+  n += 1
 """
 
 
-def kill_at_random(path, make, source, kills, commit_s, check):
+def kill_at_random(path, make, opening, kills, commit_s, check):
   """Kills a writer again and again; returns how many died in a commit.
 
-  Every other time soon after a commit began, else at any moment.
+  Every other time soon after a commit began, else at any moment. `opening` is
+  the source that opens the writer's `bank`, `make` opens it here.
   """
   rng, inside, last = random.Random(0), 0, -1
   for kill in range(kills):
-    child = _spawn(source, path)
+    child = spawn(opening + _WRITE_FOREVER, path)
     assert child.stdout.readline() == "ready\n", child.stderr.read()
     early = ""
     if kill % 2:
@@ -357,132 +145,11 @@ def kill_at_random(path, make, source, kills, commit_s, check):
   return inside
 
 
-def test_kill_9_leaves_a_prefix_of_the_sessions(tmp_path):
-  def check(bank, n):
-    bank.integrity()
-    _assert_bank_is(bank, n)
-
-  inside = kill_at_random(
-    tmp_path / "bank.db", store.SqliteStore, _WRITE_FOREVER, 16, 0.004, check
-  )
-  assert inside >= 1
-
-
-def test_kill_9_while_the_bank_is_made(tmp_path):
-  for i in range(4):
-    path = tmp_path / f"bank{i}.db"
-    child = _spawn(
-      """
-      say("ready")
-      store.SqliteStore(sys.argv[2])
-      time.sleep(60)
-      """,
-      path,
-    )
-    child.stdout.readline()
-    time.sleep(0.003 * i)
-    child.kill()
-    child.communicate()
-    bank = store.SqliteStore(path)
-    bank.integrity()
-    _assert_bank_is(bank, 0)
-
-
-def test_two_processes_lose_nothing(tmp_path):
-  """Each adds 20 entries to what it reads; both start on an empty folder."""
-  path = tmp_path / "bank.db"
-  source = """
-    bank = store.SqliteStore(sys.argv[2])
-    for i in range(20):
-      with bank.writer(30):
-        entries = bank.entries()
-        time.sleep(0.005)
-        entries.append(
-          store.Entry(bank.next_id(), sys.argv[3], (i,), i, i, sys.argv[3]))
-        bank.commit(f"{sys.argv[3]} {i}", entries, [{"i": i}])
-  """
-  children = [_spawn(source, path, name) for name in "ab"]
-  for child in children:
-    _, error = child.communicate(timeout=60)
-    assert child.returncode == 0, error
-  bank = store.SqliteStore(path)
-  entries = bank.entries()
-  assert [e.id for e in entries] == list(range(40))
-  for name in "ab":
-    assert [e.created for e in entries if e.source == name] == list(range(20))
-    assert [k for k in bank.sessions() if k[0] == name] == [
-      f"{name} {i}" for i in range(20)
-    ]
-
-
-_HOLD = """
-  bank = store.SqliteStore(sys.argv[2])
-  with bank.writer(1):
-    say("held")
-    time.sleep(float(sys.argv[3]))
-    bank.commit("held", bank.entries(), [])
-"""
-
-
-def test_the_second_writer_waits(bank):
-  child = _spawn(_HOLD, bank.path, 0.4)
-  assert child.stdout.readline() == "held\n"
-  assert bank.sessions() == []
-  with bank.writer(20.0):
-    assert bank.sessions() == ["held"]
-  child.communicate()
-
-
-def test_the_second_writer_is_refused_and_freed_by_kill_9(bank):
-  _commit(bank, "one", [_entry(0)])
-  child = _spawn(_HOLD, bank.path, 60)
-  assert child.stdout.readline() == "held\n"
-  start = time.monotonic()
-  with pytest.raises(ValueError, match=rf"bank\.db\.lock.*{child.pid}\b"):
-    with bank.writer(0.3):
-      pass
-  assert 0.3 <= time.monotonic() - start < 5
-  # Readers are not kept waiting, and the lock dies with its process.
-  start = time.monotonic()
-  assert store.SqliteStore(bank.path).entries() == [_entry(0)]
-  assert time.monotonic() - start < 1
-  os.kill(child.pid, signal.SIGKILL)
-  child.communicate()
-  _commit(bank, "two", [])
-  assert bank.sessions() == ["one", "two"]
-
-
-def test_a_reader_sees_whole_sessions(bank):
-  """Every session replaces 50 entries: a mixture would show."""
-  stop = threading.Event()
-
-  def write():
-    writer = store.SqliteStore(bank.path)
-    n = 0
-    while not stop.is_set():
-      entries = [_entry(i, f"{n}", updated=n) for i in range(50)]
-      _commit(writer, f"{n}", entries)
-      n += 1
-    writer.close()
-
-  thread = threading.Thread(target=write)
-  thread.start()
-  seen = set()
-  deadline = time.monotonic() + 20
-  while len(seen) < 10 and time.monotonic() < deadline:
-    texts = {e.text for e in bank.entries()}
-    assert len(texts) <= 1
-    seen |= texts
-  stop.set()
-  thread.join()
-  assert len(seen) >= 10
-
-
-def _random_bank(E, D, seed=0, start=0):
+def random_bank(E, D, seed=0):
   rng = np.random.default_rng(seed)
   return [
     store.Entry(
-      start + 2 * i,
+      2 * i,
       f"{i}",
       (i,),
       created=i % 7,
@@ -494,37 +161,23 @@ def _random_bank(E, D, seed=0, start=0):
   ]
 
 
-def _brute_force(entries, query, k):
-  """(ids, cosines) by definition, in float64."""
-  cosine = lambda a, b: (a @ b) / np.sqrt((a @ a) * (b @ b))
-  query = np.asarray(query, np.float64)
-  scores = [(-cosine(e.embedding.astype(float), query), e.id) for e in entries]
-  best = sorted(scores)[:k]
-  return [i for _, i in best], [-s for s, _ in best]
-
-
-def test_search_is_the_cosine(bank):
-  entries = _random_bank(500, 24)
-  _commit(bank, "one", entries)
-  query_QD = np.random.default_rng(1).standard_normal((6, 24))
-  id_QK, score_QK = bank.search(query_QD, 10)
-  assert id_QK.shape == score_QK.shape == (6, 10)
-  assert score_QK.dtype == np.float32
-  for query, ids, scores in zip(query_QD, id_QK, score_QK):
-    want_ids, want_scores = _brute_force(entries, query, 10)
-    assert ids.tolist() == want_ids
-    np.testing.assert_allclose(scores, want_scores, atol=2e-7)
-    one_ids, one_scores = bank.search(query, 10)
-    assert np.array_equal(one_ids, ids)
-    assert np.array_equal(one_scores, scores)
-  # 3, 4, 0 against 1, 0, 0 and 0, 2, 0: by hand
-  other = store.SqliteStore(f"{bank.path}2")
-  _commit(
-    other, "x", [_entry(0, embedding=(1, 0, 0)), _entry(1, embedding=(0, 2, 0))]
-  )
-  ids, scores = other.search(np.array([3, 4, 0]), 5)
-  assert ids.tolist() == [1, 0]
-  np.testing.assert_allclose(scores, [0.8, 0.6], rtol=1e-7)
+@pytest.mark.parametrize(
+  "field",
+  [
+    {"id": 4},
+    {"text": "b"},
+    {"ids": (1, 3)},
+    {"created": 5},
+    {"updated": 5},
+    {"source": "lee"},
+    {"embedding": np.float32([1.0, 1e-30])},
+    {"embedding": None},
+  ],
+)
+def test_entries_differ_in_every_field(field):
+  assert entry(3) == entry(3)
+  assert hash(entry(3)) == hash(entry(3))
+  assert dataclasses.replace(entry(3), **field) != entry(3)
 
 
 def test_nearest_is_not_fooled_by_rounding():
@@ -543,82 +196,53 @@ def test_nearest_is_not_fooled_by_rounding():
     assert np.array_equal(score_QK[0], score_E[want_K])
 
 
-def test_equal_scores_go_by_id_wherever_they_stand(bank):
-  """A BLAS product rounds the same row differently at different places."""
-  rng = np.random.default_rng(0)
-  D = 384
-  same = rng.standard_normal(D)
-  entries = _random_bank(1003, D, seed=2)
-  places = sorted(rng.choice(1003, 40, replace=False).tolist())
-  for place in places:
-    entries[place] = dataclasses.replace(entries[place], embedding=same)
-  _commit(bank, "one", entries)
-  for query in (same, *(same + 0.5 * rng.standard_normal((20, D)))):
-    ids, scores = bank.search(query, 25)
-    assert ids.tolist() == [2 * place for place in places[:25]]
-    assert len(set(scores.tolist())) == 1
-    # nor do they depend on the batch
-    batch, batch_scores = bank.search(np.stack([same, query, -same]), 25)
-    assert np.array_equal(batch[1], ids)
-    assert np.array_equal(batch_scores[1], scores)
+def test_difference():
+  same, old, gone = entry(2), entry(4), entry(5)
+  known = {e.id: e.digest for e in (same, old, gone)}
+  changed, new = entry(4, "b"), entry(9)
+  got = store.difference([new, same, changed], known, last_id=7)
+  assert got == ([new, changed], [5], 9)
+  assert store.difference([], known, 7) == ([], [2, 4, 5], 7)
+  assert store.difference([], {}, -1) == ([], [], -1)
 
 
 @pytest.mark.parametrize(
-  "where, holds",
+  "entries, match",
   [
-    (store.Where(source="s1"), lambda e: e.source == "s1"),
-    (store.Where(created=(2, 4)), lambda e: 2 <= e.created <= 4),
-    (store.Where(updated=(None, 0)), lambda e: e.updated <= 0),
-    (
-      store.Where("s2", (3, None), (1, 9)),
-      lambda e: e.source == "s2" and e.created >= 3 and 1 <= e.updated <= 9,
-    ),
-    (store.Where(source="'; DROP"), lambda e: False),
+    ([entry(7)], "entry 7 is new, .* take 8 or more"),
+    ([entry(8), entry(9), entry(8)], "entry 8 stands twice"),
+    ([entry(2), entry(8, embedding=(1.0, np.nan))], "entry 8 .* length nan"),
+    ([entry(8, embedding=(0.0, 0.0))], "entry 8 .* length 0"),
+    ([entry(8, embedding=(np.inf, 0.0))], "entry 8 .* length inf"),
+    ([entry(2), entry(8, embedding=(1, 0, 0))], r"entry 8 .*expected \(2,\)"),
+    ([entry(8, embedding=((1.0, 0.0),))], "entry 8 .* expected one dimension"),
   ],
 )
-def test_search_where(bank, where, holds):
-  entries = _random_bank(300, 8)
-  _commit(bank, "one", entries)
-  query = np.random.default_rng(3).standard_normal(8)
-  ids, scores = bank.search(query, 50, where)
-  want, _ = _brute_force([e for e in entries if holds(e)], query, 50)
-  assert ids.tolist() == want
-  assert scores.shape == ids.shape
+def test_difference_refuses(entries, match):
+  with pytest.raises(ValueError, match=match):
+    store.difference(entries, {2: entry(2).digest}, last_id=7)
+  with pytest.raises(ValueError, match="entry -1: an id is 0 or more"):
+    store.difference([entry(-1)], {}, last_id=-2)
 
 
-def test_search_sees_the_last_commit(bank):
-  query = np.array([1.0, 0.0])
-  assert bank.search(query, 3)[0].tolist() == []
-  _commit(bank, "one", [_entry(0), _entry(1, embedding=(0, 1))])
-  assert bank.search(query, 1)[0].tolist() == [0]
-  other = store.SqliteStore(bank.path)
-  changed = [_entry(0, embedding=(-1, 0)), _entry(1, embedding=(0, 1))]
-  _commit(other, "two", changed)
-  assert bank.search(query, 1)[0].tolist() == [1]
+def test_check_meta():
+  meta = {"policy": "a", "stop": (1, 2)}
+  texts = store.check_meta({}, meta, "x.db")
+  assert texts == {"policy": '"a"', "stop": "[1, 2]"}
+  assert store.check_meta(texts, meta, "x.db") == texts
+  for other, match in (
+    ({**meta, "policy": "b"}, 'x.db was made with policy = "a", .* has "b"'),
+    ({**meta, "n": 1}, "n = nothing, this run has 1"),
+    ({"policy": "a"}, r"stop = \[1, 2\], this run has nothing"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      store.check_meta(texts, other, "x.db")
 
 
-def test_search_refuses_an_entry_without_embedding(bank):
-  entries = [_entry(0), _entry(1, embedding=None, source="lee")]
-  _commit(bank, "one", entries)
-  query = np.array([1.0, 0.0])
-  with pytest.raises(ValueError, match="entry 1 of .* no embedding"):
-    bank.search(query, 1)
-  # It is not looked at here.
-  assert bank.search(query, 5, store.Where("kim"))[0].tolist() == [0]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
-def test_search_refuses_a_bad_embedding_in_the_file(bank, value):
-  """A commit refuses it too: the file was changed by someone else."""
-  _commit(bank, "one", [_entry(0), _entry(1)])
-  bad = np.float32([value, 0.0]).tobytes()
-  bank._db.execute("UPDATE entry SET embedding = ? WHERE id = 1", (bad,))
-  with pytest.raises(ValueError, match="entry 1 of .* without a direction"):
-    bank.search(np.array([1.0, 0.0]), 1)
-
-
-def test_search_refuses_bad_queries(bank):
-  _commit(bank, "one", [_entry(0)])
+def test_check_query():
+  query_QD = store.check_query([3, 4], 1, 2)
+  np.testing.assert_allclose(query_QD, [[0.6, 0.8]], rtol=1e-7)
+  assert query_QD.dtype == np.float32
   for query, k, match in (
     (np.ones(3), 1, r"\(3,\), expected \[D\] or \[Q, D\] with D = 2"),
     (np.ones((1, 1, 2)), 1, "shape"),
@@ -627,10 +251,40 @@ def test_search_refuses_bad_queries(bank):
     (np.ones(2), 0, "k is 0"),
   ):
     with pytest.raises(ValueError, match=match):
-      bank.search(query, k)
+      store.check_query(query, k, 2)
 
 
-def test_log_rows_are_json(bank):
-  _commit(bank, "one", [], [{"op": "add", "n": 1}])
-  (row,) = bank._db.execute("SELECT row FROM log").fetchone()
-  assert json.loads(row) == {"op": "add", "n": 1}
+_HOLD = """
+with store.exclusive(pathlib.Path(sys.argv[2]), 1):
+  say("held")
+  time.sleep(float(sys.argv[3]))
+  pathlib.Path(sys.argv[2] + ".done").touch()
+"""
+
+
+def test_the_second_waits_for_the_lock(tmp_path):
+  path = tmp_path / "x.lock"
+  child = spawn(_HOLD, path, 0.4)
+  assert child.stdout.readline() == "held\n"
+  assert not (tmp_path / "x.lock.done").exists()
+  with store.exclusive(path, 20.0):
+    assert (tmp_path / "x.lock.done").exists()
+  child.communicate()
+
+
+def test_the_second_is_refused_and_kill_9_frees_the_lock(tmp_path):
+  path = tmp_path / "x.lock"
+  child = spawn(_HOLD, path, 60)
+  assert child.stdout.readline() == "held\n"
+  start = time.monotonic()
+  with pytest.raises(ValueError, match=rf"x\.lock.*{child.pid}\b"):
+    with store.exclusive(path, 0.3):
+      pass
+  assert 0.3 <= time.monotonic() - start < 5
+  os.kill(child.pid, signal.SIGKILL)
+  child.communicate()
+  with store.exclusive(path, 1.0):
+    assert path.read_text().strip() == str(os.getpid())
+  with pytest.raises(ValueError, match="cannot lock .*none"):
+    with store.exclusive(tmp_path / "none" / "x.lock", 1.0):
+      pass

@@ -92,12 +92,15 @@ def timed(function, *args, **kwargs):
 def measure(name: str, E: int, queries: int, seed: int, folder: str) -> dict:
   """One row of the table; the store lies in `folder`."""
   from memjax import lance_store
+  from memjax import sqlite_store
   from memjax import store
 
   entry_ED, query_QD = vectors(E, queries + WARM, seed)
   path = f"{folder}/bank"
   index, search = LANCE.get(name, (None, {}))
-  open_bank = store.SqliteStore if name not in LANCE else lance_store.LanceStore
+  open_bank = sqlite_store.SqliteStore
+  if name in LANCE:
+    open_bank = lance_store.LanceStore
   bank = open_bank(path)
   entries = [
     store.Entry(i, f"entry {i}", (i,), 0, 0, f"s{i % 10}", entry_ED[i])

@@ -321,11 +321,13 @@ class Dialogues:
   def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
     """Examples [start, start + count); `questions` neighbours share a world."""
     q = self.questions
-    return [
+    first, last = start // q, -(-(start + count) // q)
+    found = [
       example
-      for index in range(start // q, (start + count) // q)
+      for index in range(first, last)
       for example in self.examples("train", index, q)
     ]
+    return found[start - first * q :][:count]
 
   def eval_sets(self) -> dict[str, list[example_lib.Example]]:
     """Held-out conversations of each scale, keyed x1, x2, ..."""

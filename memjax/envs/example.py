@@ -1,6 +1,9 @@
 """A task as host data: strings, before anything is tokenised."""
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,3 +38,16 @@ class Example:
     if isinstance(self.context, str):
       return (self.context,) if self.context else ()
     return self.context
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+  """SHA-256 of questions, contexts, answers, stamps and banks, in order.
+
+  Two runs with the same fingerprint were evaluated on the same data, whatever
+  their agents made of it.
+  """
+  digest = hashlib.sha256()
+  for x in examples:
+    row = [x.id, x.question, x.parts, x.answers, x.stamps, x.bank]
+    digest.update(json.dumps(row).encode())
+  return digest.hexdigest()

@@ -126,4 +126,6 @@ def prefix(
     ]
   )
   length = jnp.where(flat(text_BK.length) > 0, joined.length, 0)
-  return token_lib.Tokens(joined.ids.reshape(B, K, -1), length.reshape(B, K))
+  return token_lib.Tokens(
+    joined.ids.reshape(B, K, joined.capacity), length.reshape(B, K)
+  )

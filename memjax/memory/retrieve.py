@@ -61,7 +61,8 @@ def make_lexicon(tokenizer: tokenizer_lib.Tokenizer) -> Lexicon:
 def _words(lexicon: Lexicon, tokens: token_lib.Tokens) -> jax.Array:
   """int32 [..., T * U], -1 where there is none."""
   words = jnp.where(tokens.mask[..., None], lexicon.words[tokens.ids], -1)
-  return words.reshape(*words.shape[:-2], -1)
+  *leading, T, U = words.shape
+  return words.reshape(*leading, T * U)
 
 
 def bm25(

@@ -1,0 +1,104 @@
+"""One key changes the agent: same data, same reward, same evaluation."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+
+from memjax import build
+from memjax import collect
+from memjax import config as config_lib
+from memjax import evaluate
+from memjax import hf
+from memjax import qwen3
+from memjax import tokenizer as tokenizer_lib
+from memjax.envs import dialogues
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _save(path, tokenizer, vocab_size):
+  cfg = qwen3.Config(vocab_size, 16, 1, 2, 1, 8, 32, scan_layers=False)
+  hf.save(path, cfg, qwen3.init(jax.random.key(1), cfg))
+  tokenizer.save(path)
+  return str(path)
+
+
+def _dialogues(path):
+  scope = {}
+  exec((_ROOT / "configs/memory_r1_tiny.py").read_text(), scope)
+  config = scope["get_config"]()
+  words = tokenizer_lib.from_words(dialogues.vocabulary())
+  config.model.path = _save(path / "model", words, 320)
+  config.data.eval_examples = 8
+  config.data.scales = (1,)
+  config.data.sessions = 2
+  config.agent.max_chunks = 2
+  return config
+
+
+def _long_texts(path):
+  rows = [
+    {
+      "context": f"Text {i}. Kim lives in Bern. ",
+      "input": f"Where does Kim live, number {i}?",
+      "answers": ["Bern"],
+    }
+    for i in range(12)
+  ]
+  (path / "texts.json").write_text(json.dumps(rows))
+  corpus = [row["context"] + row["input"] + "0 1 2\n" for row in rows]
+  tokenizer = tokenizer_lib.train_bpe(corpus, 330)
+  config = config_lib.default()
+  config.model.path = _save(path / "model", tokenizer, 352)
+  config.model.update(dtype="float32", scan_layers=False, remat=False)
+  config.data.path = str(path / "texts.json")
+  config.data.holdout = 4
+  config.agent.update(
+    chunk_tokens=16,
+    max_chunks=2,
+    question_tokens=48,
+    memory_tokens=8,
+    update_tokens=6,
+    answer_tokens=6,
+    extract_tokens=6,
+    entries=4,
+    entry_tokens=4,
+    stamp_tokens=0,
+    facts=2,
+    ops=2,
+    candidates=2,
+    retrieved=4,
+  )
+  return config
+
+
+@pytest.mark.parametrize("make", [_dialogues, _long_texts])
+def test_the_agent_is_one_key(make, tmp_path):
+  config = make(tmp_path)
+  config.eval.update(samples=0, traces=1, batch_size=4)
+  config.rollout.update(questions=2, wave_questions=2, group_size=2)
+  found = {}
+  for name in build.AGENTS:
+    config.agent.name = name
+    run = build.make(config)
+    params = run.load_params()
+    found[name] = evaluate.suite(run, params)
+    experience = collect.collect(
+      run.policies(params),
+      run.spec,
+      run.env,
+      run.tokenizer,
+      run.collect,
+      key=jax.random.key(0),
+      seed=(0, 0),
+      cursor=0,
+    )
+    assert set(experience.rows) == set(run.spec.trained)
+    assert 0 <= experience.metrics["rollout/reward"] <= 1
+  memory, bank = found["memory"], found["memory_r1"]
+  assert memory["data_sha256"] == bank["data_sha256"]
+  counts = lambda x: {name: cell["n"] for name, cell in x["sets"].items()}
+  assert counts(memory) == counts(bank)
+  assert set(memory["breakdown"]) == set(bank["breakdown"])
