@@ -19,7 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict(
       {
         "name": "dialogues",
-        "sessions": 6,
+        "sessions": 8,
+        "facts": 1,  # told in each session, beside gossip
         "questions": 4,
         "eval_examples": 2048,
         "scales": (1, 2),
@@ -30,8 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.agent.update(
     name="memory_r1",
     style="words",
-    chunk_tokens=16,
-    max_chunks=6,
+    chunk_tokens=12,
+    max_chunks=8,
     question_tokens=1,
     questions=4,
     memory_tokens=12,  # of --config.agent.name=memory, the same budget
@@ -39,11 +40,11 @@ def get_config() -> ml_collections.ConfigDict:
     entry_tokens=1,
     stamp_tokens=1,
     facts=3,
-    ops=4,
+    ops=3,
     candidates=4,
     retrieved=6,
     extract_tokens=7,
-    update_tokens=16,
+    update_tokens=12,
     answer_tokens=5,
   )
   config.rollout.update(
@@ -56,13 +57,14 @@ def get_config() -> ml_collections.ConfigDict:
     clip_high=0.28,
     dual_clip=0.0,
     kl_coef=0.0,
+    entropy_coef=0.01,
     old_logp="sampler",
   )
   config.train.update(
-    steps=300,
+    steps=150,
     minibatches=2,
     micro_batch=160,
-    learning_rate=1e-3,
+    learning_rate=4e-4,
     schedule="cosine",
     warmup_steps=0,
     b2=0.95,

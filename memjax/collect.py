@@ -21,6 +21,7 @@ from memjax import advantages
 from memjax import agents
 from memjax import credit
 from memjax import rows as rows_lib
+from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
@@ -169,11 +170,11 @@ def _sample(policies, spec, env, tokenizer, cfg, examples, key, seed):
   """One wave of rollouts with rewards and advantages."""
   q, G = spec.questions, cfg.group_size
   W = len(examples) // q
-  task = agents.make_task(
+  task = tasks.make_task(
     examples, tokenizer, spec, cfg.max_chunks, cfg.max_chunks
   )
   episode = agents.rollout_jit(
-    policies, spec, agents.repeat(task, G, q), key, cfg.temperature
+    policies, spec, tasks.repeat(task, G, q), key, cfg.temperature
   )
   answers = token_lib.to_lists(episode.answer.result)
   outcome_WGq = np.zeros((W, G, q), np.float32)
@@ -186,7 +187,7 @@ def _sample(policies, spec, env, tokenizer, cfg, examples, key, seed):
   weights = {op: w for op, w in cfg.weights if op in spec.trained}
   truth = None
   if any(weight.truth for weight in weights.values()):
-    firsts = agents.contexts(examples, q)
+    firsts = tasks.contexts(examples, q)
     truth = truth_scores(episode, spec, env, tokenizer, firsts, task, G)
     stats["truth"] = truth
   formats = {}
@@ -219,7 +220,7 @@ def truth_scores(
   env: Any,
   tokenizer: tokenizer_lib.Tokenizer,
   firsts: Sequence[example_lib.Example],
-  task: agents.Task,
+  task: tasks.Task,
   group_size: int,
 ) -> np.ndarray:
   """Mean F1 over sessions between right and made changes; [W, G].

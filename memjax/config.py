@@ -53,6 +53,8 @@ def default() -> ml_collections.ConfigDict:
         "updater": "policy",  # or "append": every fact is added
         "retriever": "bm25",  # or "embedding", "recency"
         "embedder": "",  # Qwen3 directory for retriever="embedding"
+        # MiniLM-class directory: what --mode=ask searches a stored bank with.
+        "encoder": "",
         "names_entries": True,  # the answer begins with the entries it uses
         "entries": 256,  # slots of the bank
         "entry_tokens": 64,

@@ -8,7 +8,6 @@ Dimension key: N examples, K samples of each, B rows of a batch.
 
 import dataclasses
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,44 +16,17 @@ import numpy as np
 
 from memjax import agents
 from memjax import build
-from memjax import metrics as metrics_lib
 from memjax import qwen3
+from memjax import scores
+from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 
-Metric = Callable[[example_lib.Example, str], float]
 Judge = Callable[
   [example_lib.Example, int, Sequence[str], Sequence[str]],
   tuple[set[str], set[str]],
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-  """What an agent answered.
-
-  Attributes:
-    examples: N examples.
-    texts: K answers to each of them, decoded.
-    finals: the texts that the state of the first sample held in the end.
-    traces: what happened in each turn of the first rows, as the report wants.
-  """
-
-  examples: Sequence[example_lib.Example]
-  texts: list[list[str]]
-  finals: list[list[str]]
-  traces: list[dict[str, Any]]
-
-  def scores(self, metric: Metric) -> np.ndarray:
-    """The metric of every answer, float64 [N, K]."""
-    return np.array(
-      [
-        [metric(example, text) for text in texts]
-        for example, texts in zip(self.examples, self.texts)
-      ],
-      np.float64,
-    )
 
 
 def answer(
@@ -70,7 +42,7 @@ def answer(
   memories: Sequence[Sequence[str]] | None = None,
   traces: int = 0,
   judge: Judge | None = None,
-) -> Answers:
+) -> scores.Answers:
   """Lets the agent read and answer.
 
   Examples with the same context share one reading where the agent's state does
@@ -140,7 +112,7 @@ def answer(
         "turns": _decoded(turns, b, task, tokenizer, spec, examples[n], judge),
         "answer": texts[n][0],
       }
-  return Answers(
+  return scores.Answers(
     examples, texts, finals, [recorded[n] for n in sorted(recorded)]
   )
 
@@ -169,9 +141,9 @@ def _batches(spec, examples, samples, batch_size) -> list[list[_Unit]]:
   return [units[i : i + batch_size] for i in range(0, len(units), batch_size)]
 
 
-def _task(filled, units, tokenizer, spec) -> agents.Task:
+def _task(filled, units, tokenizer, spec) -> tasks.Task:
   """A batch's readings; rows that only fill it up idle."""
-  task = agents.make_task(filled, tokenizer, spec)
+  task = tasks.make_task(filled, tokenizer, spec)
   samples = [unit.sample for unit in units]
   samples += [samples[-1]] * (len(filled) - len(units))
   idle = np.arange(len(filled)) >= len(units)
@@ -193,7 +165,7 @@ def _read(policies, spec, task, key, temperature, watched):
   state, turns = spec.init(task), []
   for number in range(task.chunks.length.shape[0]):
     state, segments = agents.read_jit(
-      policies, spec, state, agents.turn_at(task, number), key_B, temperature
+      policies, spec, state, tasks.turn_at(task, number), key_B, temperature
     )
     if watched:
       turns.append((state, segments))
@@ -215,7 +187,7 @@ def _ask_states(
     dataclasses.replace(x, context="", stamps=(), bank=())
     for x in [*examples, *[examples[-1]] * fill]
   ]
-  task = agents.make_task(asked, tokenizer, spec)
+  task = tasks.make_task(asked, tokenizer, spec)
   sample = np.array([*samples, *[samples[-1]] * fill], np.int32)
   key_N = agents.row_keys(key, dataclasses.replace(task, sample=sample))
   segment = agents.answer_jit(
@@ -241,7 +213,7 @@ def _decoded(
     ends = number + 1 == count or task.session[number + 1, row] != session
     texts = {op: at(s.response.tokens) for op, s in segments.items()}
     turn = {
-      "chunk": at(agents.turn_at(task, number).chunk),
+      "chunk": at(tasks.turn_at(task, number).chunk),
       "response": texts["update"]
       if list(texts) == ["update"]
       else "\n".join(f"{op}: {text}" for op, text in texts.items()),
@@ -261,52 +233,6 @@ def _decoded(
       session_start = after
     decoded.append(turn)
   return decoded
-
-
-def interval(score_N: np.ndarray) -> dict[str, Any]:
-  """Mean of one score per question, its 95 % interval, and n.
-
-  Wilson where all scores are 0 or 1; otherwise, for scores in between such as
-  F1 or a mean over samples, mean +- 1.96 standard errors, cut to [0, 1].
-  """
-  n, mean = len(score_N), float(score_N.mean())
-  if np.isin(score_N, (0.0, 1.0)).all():
-    low, high = metrics_lib.wilson(float(score_N.sum()), n)
-  else:
-    # One score says nothing about the spread.
-    spread = float(score_N.std(ddof=1)) if n > 1 else float("inf")
-    half = 1.959964 * spread / n**0.5
-    low, high = max(0.0, mean - half), min(1.0, mean + half)
-  return {"accuracy": mean, "low": low, "high": high, "n": n}
-
-
-def cell(
-  greedy_N: np.ndarray, sampled_NK: np.ndarray | None = None
-) -> dict[str, Any]:
-  """A table's entry: greedy accuracy with interval, and avg@K if sampled."""
-  entry = interval(greedy_N)
-  if sampled_NK is not None:
-    sampled = interval(sampled_NK.mean(axis=1))
-    entry |= {
-      "sampled": sampled["accuracy"],
-      "sampled_low": sampled["low"],
-      "sampled_high": sampled["high"],
-      "sampled_n": sampled["n"],
-      "samples": sampled_NK.shape[1],
-    }
-  return entry
-
-
-def breakdown(
-  answers: Answers,
-  label: Callable[[example_lib.Example, str], Mapping[str, float]],
-) -> dict[str, dict[str, Any]]:
-  """One entry for each label that an environment gives to some answers."""
-  scores: dict[str, list[float]] = {}
-  for example, texts in zip(answers.examples, answers.texts):
-    for name, score in label(example, texts[0]).items():
-      scores.setdefault(name, []).append(score)
-  return {name: interval(np.array(x)) for name, x in sorted(scores.items())}
 
 
 def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
@@ -331,11 +257,11 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
         temperature=run.config.rollout.temperature,
         samples=samples,
       ).scores(run.env.metric)
-    cells[name] = cell(greedy.scores(run.env.metric)[:, 0], sampled)
+    cells[name] = scores.cell(greedy.scores(run.env.metric)[:, 0], sampled)
     hashes[name] = example_lib.fingerprint(examples)
     if number == 0:
-      parts = breakdown(greedy, run.env.label)
-      health = memory_health(run.env, greedy)
+      parts = scores.breakdown(greedy, run.env.label)
+      health = scores.memory_health(run.env, greedy)
       traces = [
         {
           "id": example.id,
@@ -357,24 +283,6 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
   }
 
 
-def memory_health(env: Any, answers: Answers) -> dict[str, dict[str, float]]:
-  """Means over final states of what an environment knows to say of them.
-
-  A measure that does not apply to a state, such as precision of an empty bank,
-  is left out of its mean; n says how many it applies to.
-  """
-  if not hasattr(env, "health"):
-    return {}
-  found: dict[str, list[float]] = {}
-  for example, held in zip(answers.examples, answers.finals):
-    for name, value in env.health(example, held).items():
-      found.setdefault(name, []).append(value)
-  return {
-    name: {"mean": float(np.mean(x)), "n": len(x)}
-    for name, x in sorted(found.items())
-  }
-
-
 def first_set(run: build.Run) -> str:
   """The held-out set that training looks at."""
   return next(iter(run.env.eval_sets()))
@@ -385,7 +293,7 @@ def quick(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
   name = first_set(run)
   examples = run.env.eval_sets()[name][: run.config.eval.examples]
   answers = _ask(run, params, examples)
-  return {name: interval(answers.scores(run.env.metric)[:, 0])}
+  return {name: scores.interval(answers.scores(run.env.metric)[:, 0])}
 
 
 def controls(
@@ -413,14 +321,14 @@ def controls(
           memories.setdefault(rule, []).append(texts)
     for control, given in memories.items():
       answers = _ask(run, params, examples, memories=given)
-      scores = answers.scores(run.env.metric)[:, 0]
-      found.setdefault(control, {})[name] = interval(scores)
+      score_N = answers.scores(run.env.metric)[:, 0]
+      found.setdefault(control, {})[name] = scores.interval(score_N)
       if name == first_set(run) and control not in ("empty_memory", "oracle"):
-        parts[control] = breakdown(answers, run.env.label)
+        parts[control] = scores.breakdown(answers, run.env.label)
   return found, parts
 
 
-def _ask(run: build.Run, params, examples, **kwargs) -> Answers:
+def _ask(run: build.Run, params, examples, **kwargs) -> scores.Answers:
   """`answer` with a run's settings."""
   return answer(
     run.policies(params),

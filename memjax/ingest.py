@@ -20,93 +20,17 @@ import numpy as np
 
 from memjax import agents
 from memjax import build
+from memjax import conversation as conversation_lib
+from memjax import lance_store
+from memjax import minilm
 from memjax import prompts
 from memjax import qwen3
 from memjax import sqlite_store
 from memjax import store as store_lib
+from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 from memjax.memory import bank as bank_lib
-
-# Names of a message's fields, the first that is there counts.
-_SPEAKER = ("role", "speaker", "name")
-_TEXT = ("content", "text")
-_TIME = ("timestamp", "time", "date")
-
-
-def read_sessions(
-  path: str | os.PathLike, newline: str = "\n"
-) -> list[tuple[str, str, str]]:
-  """Reads a conversation: JSON or JSONL of messages.
-
-  A message is {"role": ..., "content": ...}, with "timestamp" and "session" if
-  known ("speaker", "name", "text", "time", "date" are understood too). Messages
-  with one "session" belong together, without it those of one date, without
-  either all of them. Sessions are read in the order of their first message.
-
-  Returns:
-    (name, stamp, text) of each session; a line "role: content" a message.
-
-  Raises:
-    ValueError: not readable, not JSON, or not messages; names the place.
-  """
-  path = pathlib.Path(path)
-  try:
-    content = path.read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f"--conversation={path}: not readable as UTF-8 ({error})"
-    ) from error
-  sessions: dict[str, tuple[str, list[str]]] = {}
-  for number, message in enumerate(_messages(content, path), start=1):
-    where = f"{path}, message {number}"
-    if not isinstance(message, dict):
-      raise ValueError(f"{where}: expected an object, found {message!r:.80}")
-    speaker = _field(message, _SPEAKER, where)
-    text = _field(message, _TEXT, where)
-    time = _field(message, _TIME, where, needed=False)
-    session = str(message.get("session", time.split("T")[0]))
-    stamp, lines = sessions.setdefault(session, (time, []))
-    lines.append(" ".join(f"{speaker}: {text}".split()))
-  gap = newline if newline.isspace() else f" {newline} "
-  return [
-    (name, stamp, gap.join(lines)) for name, (stamp, lines) in sessions.items()
-  ]
-
-
-def _messages(content: str, path: pathlib.Path) -> list[Any]:
-  """The messages of a JSON array, of {"messages": [...]}, or of JSONL."""
-  try:
-    found = json.loads(content)
-  except json.JSONDecodeError as error:
-    lines = [x for x in content.splitlines() if x.strip()]
-    if len(lines) < 2:
-      raise ValueError(f"{path}: not JSON ({error})") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-      try:
-        found.append(json.loads(line))
-      except json.JSONDecodeError as error:
-        raise ValueError(
-          f"{path}, line {number}: not JSON ({error})"
-        ) from error
-  if isinstance(found, dict):
-    found = found.get("messages", [found])
-  if not isinstance(found, list) or not found:
-    raise ValueError(f"{path}: expected a list of messages, found none")
-  return found
-
-
-def _field(message, names, where, needed=True) -> str:
-  for name in names:
-    if isinstance(message.get(name), str | int | float):
-      return str(message[name])
-  if not needed:
-    return ""
-  raise ValueError(
-    f"{where}: expected a text in one of {', '.join(names)}, found the fields "
-    f"{', '.join(map(str, message)) or 'none'}"
-  )
 
 
 def check_agent(run: build.Run) -> None:
@@ -122,6 +46,47 @@ def check_agent(run: build.Run) -> None:
     )
 
 
+def open_store(
+  path: str | os.PathLike,
+) -> sqlite_store.SqliteStore | lance_store.LanceStore:
+  """LanceDB for a name that ends with .lance or is a URI, otherwise SQLite.
+
+  Raises:
+    ValueError: LanceDB is not installed, or the place is not a bank.
+  """
+  if str(path).endswith(".lance") or "://" in str(path):
+    return lance_store.LanceStore(path)
+  return sqlite_store.SqliteStore(path)
+
+
+def _encoder(run: build.Run) -> minilm.Encoder | None:
+  """The sentence encoder that finds entries for questions, if there is one."""
+  path = run.config.agent.encoder
+  if not path:
+    return None
+  if run.spec.retriever.embedder:
+    raise ValueError(
+      f"config.agent.encoder={path} and config.agent.retriever='embedding' "
+      "would both embed the entries: choose one of them"
+    )
+  return minilm.load(path)
+
+
+def _embed(
+  encoder: minilm.Encoder | None,
+  before: Sequence[store_lib.Entry],
+  after: Sequence[store_lib.Entry],
+) -> list[store_lib.Entry]:
+  """The entries with the encoder's embeddings; what is known is kept."""
+  if encoder is None:
+    return list(after)
+  known = {(e.id, e.text): e.embedding for e in before}
+  new = [e for e in after if (e.id, e.text) not in known]
+  vectors = minilm.encode(encoder, [e.text for e in new]) if new else ()
+  known |= {(e.id, e.text): v for e, v in zip(new, vectors)}
+  return [dataclasses.replace(e, embedding=known[e.id, e.text]) for e in after]
+
+
 def _meta(run: build.Run) -> dict[str, Any]:
   """What must not change while a bank lives."""
   pieces = json.dumps(run.tokenizer.pieces).encode()
@@ -131,6 +96,7 @@ def _meta(run: build.Run) -> dict[str, Any]:
     "entry_tokens": run.spec.entry_tokens,
     "retriever": run.spec.retriever.name,
     "embedder": run.config.agent.embedder,
+    "encoder": run.config.agent.encoder,
   }
 
 
@@ -196,7 +162,7 @@ def ingest(
     run: the agent.
     params: its policy.
     path: of the bank; made if there is none.
-    conversation: file of messages, as `read_sessions` takes it.
+    conversation: file of messages, as `conversation.read_sessions` takes it.
     timeout_s: how long to wait for another writer.
     temperature: of sampling; 0 is greedy.
     on_session: called with (session, what was changed) after each commit.
@@ -209,8 +175,8 @@ def ingest(
       text; another process holds the bank; the bank is another agent's.
   """
   check_agent(run)
-  sessions = read_sessions(conversation, _newline(run))
-  store = sqlite_store.SqliteStore(path)
+  sessions = conversation_lib.read_sessions(conversation, _newline(run))
+  encoder, store = _encoder(run), open_store(path)
   name = pathlib.Path(conversation).stem
   policies, count = run.policies(params), 0
   with store.writer(timeout_s):
@@ -236,7 +202,7 @@ def ingest(
       bank, calls = _read_session(
         run, policies, bank, key, number, stamp, text, temperature
       )
-      after = from_bank(run, bank)
+      after = _embed(encoder, before, from_bank(run, bank))
       rows = _changes(before, after)
       head = {"op": "session", "session": key, "digest": digest, **calls}
       store.commit(key, after, [head, *rows], next_id=int(bank.next_id[0]))
@@ -258,11 +224,11 @@ def _read_session(
     (),
     stamps=(stamp,) if stamp else (),
   )
-  task = agents.make_task([example], run.tokenizer, spec)
+  task = tasks.make_task([example], run.tokenizer, spec)
   key_B = agents.row_keys(jax.random.key(run.config.seed), task)
   calls = {"calls": 0, "malformed": 0}
   for c in range(task.chunks.length.shape[0]):
-    turn = agents.turn_at(task, c)
+    turn = tasks.turn_at(task, c)
     turn = dataclasses.replace(turn, session=np.array([number], np.int32))
     bank, segments = agents.read_jit(
       policies, spec, bank, turn, key_B, temperature
@@ -324,21 +290,29 @@ def ask(
       empty or too long.
   """
   check_agent(run)
-  if not pathlib.Path(path).is_file():
+  if "://" not in str(path) and not pathlib.Path(path).exists():
     raise ValueError(f"--bank={path}: no such file; make it with --mode=ingest")
-  store = sqlite_store.SqliteStore(path)
+  store = open_store(path)
   store_lib.check_meta(
     {k: json.dumps(v, sort_keys=True) for k, v in store.describe().items()},
     _meta(run),
     path,
   )
-  entries = store.entries()
+  entries, spec = store.entries(), dataclasses.replace(run.spec, questions=1)
+  encoder = _encoder(run)
+  if encoder is not None and entries:
+    # The store has the search; the agent is shown what it found, in that order.
+    vector = minilm.encode(encoder, [question])[0]
+    ids, _ = store.search(vector, spec.retriever.retrieved)
+    by_id = {entry.id: entry for entry in entries}
+    entries = [by_id[i] for i in ids.tolist()]
+    given = dataclasses.replace(spec.retriever, name="given")
+    spec = dataclasses.replace(spec, retriever=given)
   bank = to_bank(run, entries, store.next_id())
   example = example_lib.Example(
     zlib.crc32(question.encode()) & 0x7FFFFFFF, question, "", ()
   )
-  spec = dataclasses.replace(run.spec, questions=1)
-  task = agents.make_task([example], run.tokenizer, spec)
+  task = tasks.make_task([example], run.tokenizer, spec)
   key_N = agents.row_keys(jax.random.key(run.config.seed), task)
   segment = agents.answer_jit(
     run.policies(params), spec, bank, task.query, key_N, temperature

@@ -19,6 +19,7 @@ from memjax import agents
 from memjax import hf
 from memjax import qwen3
 from memjax import sampling
+from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
@@ -52,12 +53,14 @@ class Spec:
   stamp_tokens = 0
   shares_state = False
   holds_entries = False
+  reads_stamps = True
+  stamp_text = "{stamp}"
 
   def limit(self, op: str) -> int:
     """The most tokens of a response."""
     return self.update_tokens if op == "update" else self.answer_tokens
 
-  def init(self, task: agents.Task) -> token_lib.Tokens:
+  def init(self, task: tasks.Task) -> token_lib.Tokens:
     """Empty memories."""
     return recurrent.init_memory(self.op, task.prior.length.shape[0])
 
@@ -65,7 +68,7 @@ class Spec:
     self,
     policies: agents.Policies,
     state: token_lib.Tokens,
-    turn: agents.Turn,
+    turn: tasks.Turn,
     key_B: jax.Array,
     temperature: jax.Array | float,
   ) -> tuple[token_lib.Tokens, dict[str, agents.Segment]]:
@@ -94,7 +97,7 @@ class Spec:
     self,
     policies: agents.Policies,
     state: token_lib.Tokens,
-    query: agents.Query,
+    query: tasks.Query,
     key_N: jax.Array,
     temperature: jax.Array | float,
   ) -> agents.Segment:
@@ -208,14 +211,14 @@ class MemoryAgent:
       (answer, the memory after each chunk), decoded for people.
     """
     example = example_lib.Example(text_id(question), question, text, ())
-    task = agents.make_task([example], self.tokenizer, self.spec)
+    task = tasks.make_task([example], self.tokenizer, self.spec)
     decode = lambda rows: self.tokenizer.decode(token_lib.to_lists(rows)[0])
     policies = agents.Policies(self.params)
     key_B = agents.row_keys(self.key, task)
     memory, memories = self.spec.init(task), []
     count = task.chunks.length.shape[0]
     for number in range(count):
-      turn = agents.turn_at(task, number)
+      turn = tasks.turn_at(task, number)
       memory, _ = agents.read_jit(
         policies, self.spec, memory, turn, key_B, self.temperature
       )

@@ -23,6 +23,7 @@ import numpy as np
 from memjax import agents
 from memjax import qwen3
 from memjax import sampling
+from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.memory import answer as answer_lib
 from memjax.memory import bank as bank_lib
@@ -41,7 +42,8 @@ class Retriever:
   """How entries are found.
 
   Attributes:
-    name: one of RETRIEVERS.
+    name: one of RETRIEVERS, or "given": entries as they stand in the bank,
+      where something else has searched before.
     lexicon: words of the vocabulary; speakers' names are found by it too.
     embedder: shape of the Qwen3 that embeds, or None.
     end_id: what stands behind a text that is embedded.
@@ -84,6 +86,9 @@ class Retriever:
     """How well each entry fits a query of each row, float32 [B, E]."""
     if self.name == "recency":
       return retrieve.recency(bank)
+    if self.name == "given":
+      rank = jnp.arange(bank.valid.shape[1], dtype=jnp.float32)
+      return jnp.broadcast_to(-rank[None], bank.valid.shape)
     if self.name == "bm25":
       return retrieve.bm25(self.lexicon, query, bank)
     return retrieve.cosine(self.embed(policies, query), bank)
@@ -111,7 +116,7 @@ class Retriever:
     self,
     policies: agents.Policies,
     bank: bank_lib.Bank,
-    query: agents.Query,
+    query: tasks.Query,
   ) -> jax.Array:
     """Slots [N, K] of the entries closest to a question, best first.
 
@@ -144,6 +149,7 @@ class Spec:
     stamp_tokens: the most tokens of a session's stamp, which is written before
       each entry; 0 writes none.
     extract_tokens, update_tokens, answer_tokens: limits of responses.
+    stamp_text: how a stamp is written before an entry.
     stop_ids: ids that end a response.
     think_ids: (opening, closing) id of a reasoning block, or None.
     trained: which of "extract", "update" and "answer" are trained.
@@ -165,6 +171,7 @@ class Spec:
   extract_tokens: int
   update_tokens: int
   answer_tokens: int
+  stamp_text: str
   stop_ids: tuple[int, ...]
   think_ids: tuple[int, int] | None
   trained: tuple[str, ...]
@@ -172,6 +179,11 @@ class Spec:
 
   shares_state = True
   holds_entries = True
+
+  @property
+  def reads_stamps(self) -> bool:
+    """Raw lines have no place for a stamp; entries get it all the same."""
+    return self.extractor == "policy"
 
   @property
   def turn_ops(self) -> tuple[str, ...]:
@@ -192,7 +204,7 @@ class Spec:
       "answer": self.answer_tokens,
     }[op]
 
-  def init(self, task: agents.Task) -> bank_lib.Bank:
+  def init(self, task: tasks.Task) -> bank_lib.Bank:
     """Banks with the entries held beforehand, in order."""
     B = task.prior.length.shape[0]
     return self._filled(task.prior, self._empty(B))
@@ -259,7 +271,7 @@ class Spec:
     self,
     policies: agents.Policies,
     state: bank_lib.Bank,
-    turn: agents.Turn,
+    turn: tasks.Turn,
     key_B: jax.Array,
     temperature: jax.Array | float,
   ) -> tuple[bank_lib.Bank, dict[str, agents.Segment]]:
@@ -267,7 +279,7 @@ class Spec:
     segments = {}
     active = turn.chunk.length > 0
     if self.extractor == "turns":
-      facts = extract_lib.turns(self.extract, turn.chunk, turn.stamp)
+      facts = extract_lib.turns(self.extract, turn.chunk)
     else:
       prompt = extract_lib.build(self.extract, turn.chunk)
       response, body, _ = self._call(
@@ -312,7 +324,12 @@ class Spec:
     bank, outcome = bank_lib.apply_all(state, ops, self.full)
     if self.updater == "policy":
       refused = (outcome == bank_lib.FULL).sum(0)
-      counts = plan.counts | {"full": refused, "size": bank_lib.size(bank)}
+      gone = (outcome == bank_lib.UNKNOWN_ID).sum(0)
+      counts = plan.counts | {
+        "full": refused,
+        "gone": gone,  # evicted by an addition of the same response
+        "size": bank_lib.size(bank),
+      }
       segments["update"] = agents.Segment(
         prompt, response, body, plan.malformed & active, active, counts
       )
@@ -322,7 +339,7 @@ class Spec:
     self,
     policies: agents.Policies,
     state: bank_lib.Bank,
-    query: agents.Query,
+    query: tasks.Query,
     key_N: jax.Array,
     temperature: jax.Array | float,
   ) -> agents.Segment:

@@ -107,6 +107,7 @@ BANK_STYLES = {
       "<question>\n{question}\n</question>"
     ),
     "number": "{n}: ",
+    "stamp": "{stamp}: ",
     "newline": "\n",
     "empty": "(empty)\n",
   },
@@ -117,6 +118,7 @@ BANK_STYLES = {
     "answer": "<memory> {entries} <answer> {question}",
     "answer_plain": "<memory> {entries} <plain> {question}",
     "number": "{n}",
+    "stamp": "{stamp}",
     "newline": "<nl>",
     "empty": "<none>",
   },

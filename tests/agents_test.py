@@ -5,6 +5,7 @@ import pytest
 
 from memjax import agents
 from memjax import qwen3
+from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 
@@ -28,7 +29,7 @@ def _examples(lengths):
 @pytest.fixture(scope="module")
 def task(tokenizer, spec):
   # Empty, exact multiples, a short last chunk, more than any other.
-  return agents.make_task(_examples([0, 6, 12, 15, 18, 3]), tokenizer, spec)
+  return tasks.make_task(_examples([0, 6, 12, 15, 18, 3]), tokenizer, spec)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def _python_loop(policies, spec, task, key):
   key_B = agents.row_keys(key, task)
   state, turns = spec.init(task), []
   for number in range(task.chunks.length.shape[0]):
-    turn = agents.turn_at(task, number)
+    turn = tasks.turn_at(task, number)
     state, segments = agents.read_jit(policies, spec, state, turn, key_B, 1.0)
     turns.append((segments, state))
   answer = agents.answer_jit(policies, spec, state, task.query, key_B, 1.0)
@@ -59,14 +60,14 @@ def test_chunks_of_a_task(task, spec):
 
 def test_a_long_context_loses_its_middle(tokenizer, spec):
   (example,) = _examples([20])
-  task = agents.make_task([example], tokenizer, spec, max_chunks=2)
+  task = tasks.make_task([example], tokenizer, spec, max_chunks=2)
   ids = tokenizer.encode(example.context)
   got = np.asarray(task.chunks.ids).reshape(-1)[:12]
   np.testing.assert_array_equal(got, ids[:6] + ids[-6:])
 
 
 def test_padding_to_more_chunks_is_not_read(policies, spec, tokenizer, episode):
-  task = agents.make_task(
+  task = tasks.make_task(
     _examples([0, 6, 12, 15, 18, 3]), tokenizer, spec, num_chunks=5
   )
   longer = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
@@ -79,7 +80,7 @@ def test_padding_to_more_chunks_is_not_read(policies, spec, tokenizer, episode):
 def test_a_question_that_is_too_long_is_refused(tokenizer, spec):
   example = example_lib.Example(7, "kim? kim? kim?", "the", ("oslo",))
   with pytest.raises(ValueError, match="example 7.*3 tokens.*question_tokens"):
-    agents.make_task([example], tokenizer, spec)
+    tasks.make_task([example], tokenizer, spec)
 
 
 def test_scan_equals_a_python_loop(policies, spec, task, episode):
@@ -106,7 +107,7 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(
   # The same six examples in another order, under one compiled shape.
   order = [4, 0, 5, 2, 1, 3]
   examples = _examples([0, 6, 12, 15, 18, 3])
-  task = agents.make_task([examples[i] for i in order], tokenizer, spec)
+  task = tasks.make_task([examples[i] for i in order], tokenizer, spec)
   moved = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
   got, want = _written(moved), _written(episode)
   for row, i in enumerate(order):
@@ -116,7 +117,7 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(
 
 def test_another_batch_size_draws_the_same(policies, spec, tokenizer, episode):
   """Across compiled shapes: the same keys, log-probs within 1e-5."""
-  alone = agents.make_task(
+  alone = tasks.make_task(
     [_examples([0, 6, 12, 15, 18, 3])[4]], tokenizer, spec
   )
   got = _written(agents.rollout_jit(policies, spec, alone, _KEY, 1.0))
@@ -128,7 +129,7 @@ def test_another_batch_size_draws_the_same(policies, spec, tokenizer, episode):
 
 def test_keys_come_from_example_sample_and_turn_alone(task):
   """What a recorded number depends on; another chain is another result."""
-  sampled = agents.repeat(task, 2)
+  sampled = tasks.repeat(task, 2)
   fold = jax.random.fold_in
   key_B = agents.row_keys(_KEY, sampled)
   row = fold(fold(_KEY, 104), 1)  # the fifth example's second sample
@@ -146,7 +147,7 @@ def test_keys_come_from_example_sample_and_turn_alone(task):
 def test_samples_of_one_task_differ_and_are_reproduced(
   policies, spec, tokenizer
 ):
-  task = agents.repeat(agents.make_task(_examples([18]), tokenizer, spec), 6)
+  task = tasks.repeat(tasks.make_task(_examples([18]), tokenizer, spec), 6)
   np.testing.assert_array_equal(task.sample, np.arange(6))
   once = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
   again = agents.rollout_jit(policies, spec, task, _KEY, 1.0)

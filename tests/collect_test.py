@@ -6,6 +6,7 @@ import pytest
 
 from memjax import agents
 from memjax import collect
+from memjax import tasks
 from memjax.envs import example as example_lib
 
 _CFG = collect.CollectConfig(
@@ -139,9 +140,9 @@ def test_rewards_are_decoded_answers(policies, spec, tokenizer):
       return 0.0
 
   _collect(policies, spec, tokenizer, env=Spy())
-  task = agents.make_task(Spy().train_examples(0, 2), tokenizer, spec, 2, 2)
+  task = tasks.make_task(Spy().train_examples(0, 2), tokenizer, spec, 2, 2)
   episode = agents.rollout_jit(
-    policies, spec, agents.repeat(task, 3), jax.random.key(0), 1.0
+    policies, spec, tasks.repeat(task, 3), jax.random.key(0), 1.0
   )
   result = episode.answer.result
   for b in range(6):

@@ -4,6 +4,8 @@ import pytest
 
 from memjax import agents
 from memjax import evaluate
+from memjax import scores
+from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 from memjax.envs import facts
@@ -31,7 +33,7 @@ def _answer(policies, spec, tokenizer, examples, batch_size=4, **kwargs):
 
 def test_the_host_loop_is_the_rollout(policies, spec, tokenizer, examples):
   """Both compose the same turn: the same words come out."""
-  task = agents.make_task(examples, tokenizer, spec)
+  task = tasks.make_task(examples, tokenizer, spec)
   episode = agents.rollout_jit(policies, spec, task, _KEY, 0.0)
   want = [
     tokenizer.decode(ids) for ids in token_lib.to_lists(episode.answer.result)
@@ -42,7 +44,7 @@ def test_the_host_loop_is_the_rollout(policies, spec, tokenizer, examples):
 
 def test_finals_are_the_last_memories(policies, spec, tokenizer, examples):
   """In the examples' order, of the first sample, though batches are sorted."""
-  task = agents.make_task(examples, tokenizer, spec)
+  task = tasks.make_task(examples, tokenizer, spec)
   episode = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
   last = jax.tree.map(lambda x: x[-1], episode.states)
   want = [
@@ -134,19 +136,19 @@ def test_scores(examples):
 
 def test_intervals():
   # Wilson for right and wrong: 50 of 100.
-  entry = evaluate.interval(np.repeat([0.0, 1.0], 50))
+  entry = scores.interval(np.repeat([0.0, 1.0], 50))
   assert entry["n"] == 100 and entry["accuracy"] == 0.5
   np.testing.assert_allclose(
     [entry["low"], entry["high"]], [0.404, 0.596], atol=1e-3
   )
   # Standard errors for scores in between: std of 0.25, 0.75 is 0.25128.
-  entry = evaluate.interval(np.repeat([0.25, 0.75], 50))
+  entry = scores.interval(np.repeat([0.25, 0.75], 50))
   np.testing.assert_allclose(
     [entry["low"], entry["high"]],
     [0.5 - 1.96 * 0.025126, 0.5 + 1.96 * 0.025126],
     atol=1e-4,
   )
-  one = evaluate.interval(np.array([0.5]))
+  one = scores.interval(np.array([0.5]))
   assert one["low"] == 0.0 and one["high"] == 1.0
 
 
@@ -154,7 +156,7 @@ def test_avg_at_k_takes_its_interval_over_questions():
   """Sixteen equal samples of a question say no more than one."""
   few = np.array([[0.0], [1.0]] * 20)
   many = np.repeat(few, 16, axis=1)
-  a, b = evaluate.cell(few[:, 0], few), evaluate.cell(few[:, 0], many)
+  a, b = scores.cell(few[:, 0], few), scores.cell(few[:, 0], many)
   assert (a["sampled_low"], a["sampled_n"]) == (b["sampled_low"], 40)
   assert b["samples"] == 16
 
@@ -164,6 +166,6 @@ def test_breakdown(examples):
   label = lambda example, text: (
     {"first": float(text == "a")} if text == "a" else {"second": 0.0}
   )
-  cells = evaluate.breakdown(answers, label)
+  cells = scores.breakdown(answers, label)
   assert cells["first"]["n"] == 3 and cells["first"]["accuracy"] == 1
   assert cells["second"]["n"] == 1 and cells["second"]["accuracy"] == 0

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from memjax import build
+from memjax import build_agent
 from memjax import collect
 from memjax import config as config_lib
 from memjax import evaluate
@@ -80,7 +81,7 @@ def test_the_agent_is_one_key(make, tmp_path):
   config.eval.update(samples=0, traces=1, batch_size=4)
   config.rollout.update(questions=2, wave_questions=2, group_size=2)
   found = {}
-  for name in build.AGENTS:
+  for name in build_agent.AGENTS:
     config.agent.name = name
     run = build.make(config)
     params = run.load_params()

@@ -34,18 +34,15 @@ def _build(op, chunk):
 
 
 @functools.partial(jax.jit, static_argnames="op")
-def _device(op, body, truncated_B, stamp):
-  return extract.parse(op, body, truncated_B), extract.turns(op, body, stamp)
+def _device(op, body, truncated_B):
+  return extract.parse(op, body, truncated_B), extract.turns(op, body)
 
 
-def _parse(language, text, truncated=False, turns=False, stamp=""):
+def _parse(language, text, truncated=False, turns=False):
   """(facts as strings, malformed, counts) of one response."""
   style, tokenizer, op = language
   body = token_lib.from_lists([_ids(language, text)], _T, pad_id=5)
-  head = token_lib.from_lists([tokenizer.encode(stamp)], 9, pad_id=5)
-  both = jax.tree.map(
-    lambda x: x[0], _device(op, body, np.array([truncated]), head)
-  )
+  both = jax.tree.map(lambda x: x[0], _device(op, body, np.array([truncated])))
   found = both[1] if turns else both[0]
   texts = [tokenizer.decode(x) for x in token_lib.to_lists(found.text)]
   counts = {name: int(x) for name, x in found.counts.items()}
@@ -138,15 +135,3 @@ def test_turns_are_the_lines_of_the_chunk(language):
   texts, malformed, _ = _parse(language, "ada!\nbob!", True, turns=True)
   assert [x.strip() for x in texts] == ["ada!", "bob!"] and not malformed
   assert not _parse(language, "", turns=True)[1]
-
-
-def test_the_stamp_of_a_chunk_is_no_turn(language):
-  style, said = language[0], "ada=bern\nbob!"
-  stamp = "s7" if style == "words" else "8 May, 2023"
-  head = stamp + (" " if style == "words" else "\n")
-  texts, _, counts = _parse(language, head + said, turns=True, stamp=stamp)
-  assert [x.strip() for x in texts] == ["ada=bern", "bob!"]
-  assert counts["facts"] == 2
-  # A later chunk of a session has no stamp at its head.
-  again, _, _ = _parse(language, said, turns=True, stamp=stamp)
-  assert again == texts

@@ -10,6 +10,7 @@ from memjax import agents
 from memjax import learner
 from memjax import losses
 from memjax import rows as rows_lib
+from memjax import tasks
 from memjax.envs import example as example_lib
 
 _LOSS = losses.LossConfig(kl_coef=0.0)
@@ -24,7 +25,7 @@ def rows(policies, spec, tokenizer):
     example_lib.Example(i, "kim?", " ".join(words[: 2 * i + 2]), ())
     for i in range(4)
   ]
-  task = agents.repeat(agents.make_task(examples, tokenizer, spec), 2)
+  task = tasks.repeat(tasks.make_task(examples, tokenizer, spec), 2)
   episode = agents.rollout_jit(policies, spec, task, jax.random.key(0), 1.0)
   adv = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3, -0.3])
   return (

@@ -86,9 +86,9 @@ def _compare(grammar, parser, pieces_of, rows, truncated, listed):
       where = (pieces, truncated[b], listed[b])
       assert _listed(found, b) == expected[:_N], where
       assert found.extra[b] == max(len(expected) - _N, 0), where
-    numbers, start, bad = parser.use(pieces, truncated[b], listed[b])
+    numbers, where, bad = parser.use(pieces, truncated[b], listed[b])
     assert set(np.flatnonzero(used[b]) + 1) == numbers, pieces
-    assert answer.ids[b][: answer.length[b]].tolist() == row[start:], pieces
+    assert answer.ids[b][: answer.length[b]].tolist() == row[where], pieces
     assert malformed[b] == bad, pieces
 
 

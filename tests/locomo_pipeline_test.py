@@ -27,8 +27,7 @@ def _shorten(path, out):
     short = {
       key: value
       for key, value in talk.items()
-      if not key.startswith("session_")
-      or key.split("_")[1] in ("1", "2")
+      if not key.startswith("session_") or key.split("_")[1] in ("1", "2")
     }
     for key in ("session_1", "session_2"):
       short[key] = talk[key][:8]

@@ -7,6 +7,7 @@ import pytest
 from memjax import agents
 from memjax import memory_agent
 from memjax import sampling
+from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 from memjax.memory import recurrent
@@ -31,7 +32,7 @@ def _examples(lengths):
 @pytest.fixture(scope="module")
 def task(tokenizer, spec):
   # Empty, exact multiples, a short last chunk, more than any other.
-  return agents.make_task(_examples([0, 6, 12, 15, 18, 3]), tokenizer, spec)
+  return tasks.make_task(_examples([0, 6, 12, 15, 18, 3]), tokenizer, spec)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_given_texts_are_the_memory(spec):
 def test_entries_held_beforehand_are_read_first(spec, tokenizer):
   first, second = _examples([6, 6])
   held = dataclasses.replace(first, bank=("the of", "and"))
-  task = agents.make_task([held, second], tokenizer, spec)
+  task = tasks.make_task([held, second], tokenizer, spec)
   assert task.chunks.length.tolist() == [[3, 6], [6, 0]]
   assert task.chunks.ids[0, 0, :3].tolist() == tokenizer.encode("the of and")
   assert token_lib.to_lists(spec.init(task)) == [[], []]
@@ -102,7 +103,7 @@ def test_memory_agent_reads_like_the_rollout(params, policies, spec, tokenizer):
   example = dataclasses.replace(
     _examples([15])[0], id=memory_agent.text_id("kim?")
   )
-  task = agents.make_task([example], tokenizer, spec)
+  task = tasks.make_task([example], tokenizer, spec)
   episode = agents.rollout_jit(policies, spec, task, _KEY, 0.0)
   seen = []
   agent = memory_agent.MemoryAgent(params, spec, tokenizer)

@@ -16,6 +16,7 @@ from memjax import agents
 from memjax import memory_r1
 from memjax import qwen3
 from memjax import sampling
+from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import dialogues
@@ -118,6 +119,7 @@ def _spec(**changes) -> memory_r1.Spec:
     extract_tokens=7,
     update_tokens=12,
     answer_tokens=4,
+    stamp_text="{stamp}",
     stop_ids=_TOKENIZER.stop_ids,
     think_ids=None,
     trained=("extract", "update", "answer"),
@@ -154,9 +156,9 @@ def _examples(second=_SHORT, prior=_PRIOR):
   ]
 
 
-def _task(examples=None) -> agents.Task:
-  task = agents.make_task(examples or _examples(), _TOKENIZER, _spec())
-  return agents.repeat(task, _SAMPLES, _QUESTIONS)
+def _task(examples=None) -> tasks.Task:
+  task = tasks.make_task(examples or _examples(), _TOKENIZER, _spec())
+  return tasks.repeat(task, _SAMPLES, _QUESTIONS)
 
 
 _KEY = jax.random.key(7)
@@ -322,7 +324,7 @@ def test_a_rollout_equals_the_host_loop():
   key_N = agents.row_keys(_KEY, task)
   episode, state = _episode(), spec.init(task)
   for c in range(task.chunks.length.shape[0]):
-    turn = agents.turn_at(task, c, _QUESTIONS)
+    turn = tasks.turn_at(task, c, _QUESTIONS)
     state, segments = agents.read_jit(
       policies, spec, state, turn, key_N[::_QUESTIONS], 1.0
     )
@@ -407,7 +409,7 @@ def test_given_texts_are_the_bank():
 
 def test_entries_that_do_not_fit_are_refused():
   examples = [dataclasses.replace(_examples()[0], bank=("s1 a",) * 4)]
-  task = agents.make_task(examples, _TOKENIZER, _spec(questions=1))
+  task = tasks.make_task(examples, _TOKENIZER, _spec(questions=1))
   with pytest.raises(ValueError, match="config.agent.entries"):
     _spec().init(task)
 
@@ -431,7 +433,7 @@ def test_frozen_operations_use_the_frozen_parameters(trained, monkeypatch):
 
   monkeypatch.setattr(sampling, "decode", decode)
   policies = agents.Policies({"policy": 1.0}, {"frozen": 1.0})
-  task = agents.make_task(_examples()[:1], _TOKENIZER, spec)
+  task = tasks.make_task(_examples()[:1], _TOKENIZER, spec)
   run = functools.partial(agents.rollout, spec=spec)
   jax.eval_shape(run, policies, task=task, key=_KEY, temperature=1.0)
   # A scan is traced once, so each operation is asked for at least once.
@@ -451,7 +453,7 @@ def test_without_frozen_parameters_all_use_the_policy():
 
 def _turn(text, stamp):
   row = lambda x, n: token_lib.from_lists([_TOKENIZER.encode(x)], n)
-  return agents.Turn(
+  return tasks.Turn(
     row("ada?", 1), row(text, 6), row(stamp, 1), np.array([3]), 5
   )
 
@@ -485,7 +487,7 @@ def test_a_full_bank(full):
   turns = ["ada! <nl> bob!", "cat! <nl> eve!", "fay!"]
   for number, text in enumerate(turns):
     row = lambda x, n: token_lib.from_lists([_TOKENIZER.encode(x)] * 16, n)
-    turn = agents.Turn(
+    turn = tasks.Turn(
       row("ada?", 1),
       row(f"s{number + 1} {text}", 6),
       row(f"s{number + 1}", 1),
@@ -539,7 +541,7 @@ def test_an_answer_sees_the_best_entries_whatever_they_share():
   bank = _bank(["s1 ada=bern", "s2 bob=lima", "s1 cat=rome"])
   none = token_lib.from_nested([[]])
   asked = token_lib.from_lists([_TOKENIZER.encode("cat?")], 1)
-  query = agents.Query(asked, none)
+  query = tasks.Query(asked, none)
   slot = _retriever().relevant(agents.Policies(None), bank, query)
   assert slot.tolist() == [[2, 0, 1]]
 
@@ -549,7 +551,7 @@ def test_speakers_share_the_places():
   names = token_lib.from_nested([_TOKENIZER.encode_batch(["ada?", "bob?"])])
   asked = token_lib.from_lists([_TOKENIZER.encode("bern")], 1)
   slot = _retriever(k=2).relevant(
-    agents.Policies(None), bank, agents.Query(asked, names)
+    agents.Policies(None), bank, tasks.Query(asked, names)
   )
   assert slot.tolist() == [[0, 2]]
 

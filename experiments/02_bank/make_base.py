@@ -125,8 +125,8 @@ def shown(listed, numbered):
   return " ".join(rows) or "<none>"
 
 
-def demonstrations(env, tokenizer, worlds, seed, careful_share):
-  """Pairs for extraction, update and answer."""
+def demonstrations(envs, tokenizer, worlds, seed, careful_share):
+  """Pairs for extraction, update and answer, from environments in turn."""
   style = prompts.BANK_STYLES["words"]
   found = {op: ([], []) for op in ("extract", "update", "answer")}
 
@@ -139,6 +139,7 @@ def demonstrations(env, tokenizer, worlds, seed, careful_share):
 
   rng = np.random.default_rng([seed, 11])
   for index in range(worlds):
+    env = envs[index % len(envs)]
     examples = env.examples("demo", index, 4)
     world, bank = examples[0].meta["world"], []
     for number, told in enumerate(world.sessions):
@@ -201,7 +202,13 @@ def main(argv):
   del argv
   start = time.time()
   # No conversations that a run with a small seed sees.
-  env = dialogues.Dialogues(seed=1000 + _SEED.value)
+  # One fact a session, as the tiny config has, and two, for a harder one.
+  seed = 1000 + _SEED.value
+  envs = [
+    dialogues.Dialogues(seed=seed),
+    dialogues.Dialogues(seed=seed + 1),
+    dialogues.Dialogues(seed=seed + 2, sessions=6, facts=2),
+  ]
   tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
   model = qwen3.Config(
     vocab_size=320,
@@ -215,7 +222,7 @@ def main(argv):
     scan_layers=False,
   )
   sets = demonstrations(
-    env, tokenizer, _WORLDS.value, _SEED.value, _CAREFUL.value
+    envs, tokenizer, _WORLDS.value, _SEED.value, _CAREFUL.value
   )
   print(
     f"demonstrations: {time.time() - start:.0f} s",

@@ -2,7 +2,7 @@
 
     build(chunk)            -> prompt
     parse(response)         -> up to F facts, one a line
-    turns(chunk, stamp)     -> the chunk's own lines as facts, without a model
+    turns(chunk)            -> the chunk's own lines as facts, without a model
 
 Dimension key: B rows, F facts, M tokens of a fact.
 """
@@ -95,19 +95,8 @@ def parse(op: Extract, body: token_lib.Tokens, truncated_B: jax.Array) -> Facts:
   )
 
 
-def turns(
-  op: Extract, chunk: token_lib.Tokens, stamp: token_lib.Tokens
-) -> Facts:
-  """The lines of a chunk as they are: the baseline that keeps raw turns.
-
-  A stamp at the head of the chunk is left out: entries get their own.
-  """
-  D = min(stamp.capacity, chunk.capacity)
-  same = (chunk.ids[:, :D] == stamp.ids[:, :D]) | ~stamp.mask[:, :D]
-  headed = same.all(1) & (chunk.length >= stamp.length)
-  chunk = token_lib.slice_rows(
-    chunk, jnp.where(headed, stamp.length, 0), chunk.length
-  )
+def turns(op: Extract, chunk: token_lib.Tokens) -> Facts:
+  """The lines of a chunk as they are: the baseline that keeps raw turns."""
   closed = jnp.zeros(chunk.length.shape, bool)
   found = parse(op, chunk, closed)
   return dataclasses.replace(found, malformed=closed)

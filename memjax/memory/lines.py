@@ -252,7 +252,7 @@ def parse_texts(
   spans = _spans(grammar, tokens, truncated_B, max_lines)
   verb, p = _verb(grammar, tokens, spans)
   none = spans.there & (verb == NONE) & (_at(spans.filled, p) >= spans.end)
-  alone = spans.there.sum(1) == 1
+  alone = spans.there.sum(1) + spans.extra == 1
   error = jnp.where(none & ~alone[:, None], EXTRA_TEXT, OK)
   error = jnp.where(spans.cut, CUT, error)
   zero = jnp.zeros_like(spans.begin)
@@ -412,7 +412,8 @@ def parse_use(
   newline = tokens.mask & (grammar.classes[tokens.ids] & _NEWLINE > 0)
   stop = _at(_next(newline), spans.begin)[:, 0]
   rest = jnp.minimum(stop + 1, tokens.length)
-  answer = token_lib.slice_rows(
-    tokens, jnp.where(is_use, rest, 0), tokens.length
-  )
+  # White space behind the answer is none of it.
+  content = tokens.mask & ~blank
+  end = jnp.where(content, position + 1, 0).max(1)
+  answer = token_lib.slice_rows(tokens, jnp.where(is_use, rest, 0), end)
   return hits > 0, answer, ~(is_use & good)

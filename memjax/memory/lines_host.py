@@ -151,18 +151,19 @@ class Parser:
 
   def use(
     self, pieces: Sequence[str], truncated: bool, listed: int
-  ) -> tuple[set[int], int, bool]:
-    """(numbers used, first token of the answer, malformed)."""
+  ) -> tuple[set[int], slice, bool]:
+    """(numbers used, where the answer stands, malformed)."""
     blank, spaced, is_number = self._facts(pieces)
+    last = max((i for i, x in enumerate(blank) if not x), default=-1) + 1
     spans = self._spans(pieces)
     if not spans:
-      return set(), 0, True
+      return set(), slice(0, last), True
     begin, end, closed = spans[0]
     verb, p = self._verb(pieces, spaced, begin, end)
     if verb != lines.USE or (truncated and not closed):
-      return set(), 0, True
+      return set(), slice(0, last), True
     if not all(blank[i] or is_number[i] for i in range(p, end)):
-      return set(), 0, True
+      return set(), slice(0, last), True
     values, i = [], p
     while i < end:
       if is_number[i]:
@@ -175,7 +176,8 @@ class Parser:
       (i + 1 for i in range(begin, len(pieces)) if self.newline in pieces[i]),
       len(pieces),
     )
-    return set(named), answer, len(set(named)) < len(values)
+    at = slice(answer, max(answer, last))
+    return set(named), at, len(set(named)) < len(values)
 
 
 def make_parser(

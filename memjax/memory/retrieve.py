@@ -171,6 +171,9 @@ def halves(
 ) -> jax.Array:
   """K / S slots for each speaker: the best entries that name them.
 
+  The first speakers get what is left over. A row without speakers has the best
+  K of all entries.
+
   Memory-R1 retrieves the best 30 of each participant (2508.19828, sec. 3.2). An
   entry that names several counts for each, and is listed once.
 
@@ -194,10 +197,13 @@ def halves(
     has = (entry_BEW[:, :, :, None] == name_BW[:, None, None, :]).any(2)
     named = (has | (name_BW < 0)[:, None, :]).all(-1)
     named &= (name_BW >= 0).any(-1)[:, None] & ~taken
-    part = top(jnp.where(named, score_BE, -jnp.inf), bank, k // S)
+    share = k // S + (s < k % S)
+    part = top(jnp.where(named, score_BE, -jnp.inf), bank, share)
     slots.append(part)
     hit = part[:, :, None] == jnp.arange(taken.shape[1])[None, None]
     taken |= hit.any(1)
   slot = jnp.concatenate(slots, axis=1)
+  alone = (name_BSW < 0).all((1, 2))
+  slot = jnp.where(alone[:, None], top(score_BE, bank, k), slot)
   # Places without an entry last, so that numbers in a prompt have no gaps.
   return jnp.take_along_axis(slot, jnp.argsort(slot < 0, axis=1), axis=1)
