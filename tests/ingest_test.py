@@ -8,11 +8,14 @@ import subprocess
 import sys
 
 import jax
+import minilm_test
+import numpy as np
 import pytest
 
 from memjax import build
 from memjax import hf
 from memjax import ingest
+from memjax import minilm
 from memjax import qwen3
 from memjax import sqlite_store
 from memjax import tokenizer as tokenizer_lib
@@ -141,6 +144,32 @@ def test_ids_are_not_used_again(run, params, tmp_path):
   assert ingest.ingest(run, params, bank, file) == 1
   entries = sqlite_store.SqliteStore(bank).entries()
   assert [entry.id for entry in entries] == list(range(3, 11))
+
+
+@pytest.mark.parametrize("name", ["bank.db", "bank.lance"])
+def test_a_sentence_encoder_searches_the_store(model, tmp_path, name):
+  if name.endswith(".lance"):
+    pytest.importorskip("lancedb")
+  config = _config(model)
+  config.agent.encoder = str(minilm_test.save(tmp_path / "encoder"))
+  config.agent.retrieved = 2
+  run = build.make(config, needs_data=False)
+  bank = tmp_path / name
+  file = _write(tmp_path / "talk.json", _sessions(5))
+  ingest.ingest(run, run.load_params(), bank, file)
+  entries = ingest.open_store(bank).entries()
+  encoder = minilm.load(config.agent.encoder)
+  vectors = minilm.encode(encoder, [entry.text for entry in entries])
+  for entry, vector in zip(entries, vectors):
+    np.testing.assert_allclose(entry.embedding, vector, atol=1e-6)
+  found = ingest.ask(run, run.load_params(), bank, "bob?")
+  score = vectors @ minilm.encode(encoder, ["bob?"])[0]
+  best = sorted(entries, key=lambda e: -score[entries.index(e)])[:2]
+  assert [e.id for e in found.listed] == [e.id for e in best]
+  # A bank without the encoder is another one.
+  plain = build.make(_config(model), needs_data=False)
+  with pytest.raises(ValueError, match="encoder"):
+    ingest.ask(plain, run.load_params(), bank, "bob?")
 
 
 def _command(model, bank, file):

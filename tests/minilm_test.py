@@ -42,7 +42,7 @@ def _tokenizer():
   return tokenizer
 
 
-def _save(path, seed=0, **changes):
+def save(path, seed=0, **changes):
   """A BERT of three layers; weights of a size at which every part counts."""
   cfg = {
     "model_type": "bert",
@@ -73,7 +73,7 @@ def _save(path, seed=0, **changes):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-  return _save(tmp_path_factory.mktemp("minilm") / "tiny")
+  return save(tmp_path_factory.mktemp("minilm") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_torch_gives_the_same(tmp_path):
   """Saved by transformers: its names of tensors, and its pooler."""
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
-  tiny = _save(tmp_path / "tiny")
+  tiny = save(tmp_path / "tiny")
   torch.manual_seed(0)
   model = transformers.BertModel(transformers.BertConfig.from_pretrained(tiny))
   # The init is near zero and its biases are: a mistake would not be seen.
