@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     old_logp="sampler",
   )
   config.train.update(
-    steps=150,
+    steps=100,
     minibatches=2,
     micro_batch=160,
     learning_rate=4e-4,
@@ -69,6 +69,6 @@ def get_config() -> ml_collections.ConfigDict:
     warmup_steps=0,
     b2=0.95,
   )
-  config.eval.update(every=25, examples=512, batch_size=512)
+  config.eval.update(every=25, examples=512, batch_size=512, samples=0)
   config.checkpoint.every = 25
   return config

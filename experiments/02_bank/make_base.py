@@ -3,8 +3,11 @@
     python experiments/02_bank/make_base.py --out=DIR
 
 A tiny Qwen3 is trained from scratch on demonstrations of extraction, update
-and answer. Extraction and updates are careful in a share of the sessions only:
-otherwise gossip is noted, facts are missed, and everything is added.
+and answer, in two parts. In the first every session is careful, and lists hold
+entries that have nothing to do with the facts: so it learns to tell which entry
+a fact is about. In the second, short one a share of the sessions is careful
+only: otherwise gossip is noted, facts are missed, and everything is added. What
+GRPO has to bring back is the care.
 """
 
 import time
@@ -24,7 +27,8 @@ from memjax.envs import dialogues
 
 _OUT = flags.DEFINE_string("out", None, "directory to write", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "of weights, texts and batches")
-_STEPS = flags.DEFINE_integer("steps", 4000, "optimiser steps")
+_SKILL = flags.DEFINE_integer("skill_steps", 3500, "steps of the first part")
+_HABIT = flags.DEFINE_integer("habit_steps", 600, "steps of the second part")
 _WORLDS = flags.DEFINE_integer("worlds", 12000, "demonstrated conversations")
 _BATCH = flags.DEFINE_integer("batch", 96, "pairs of each kind per step")
 _CAREFUL = flags.DEFINE_float("careful", 0.4, "share of careful sessions")
@@ -125,8 +129,11 @@ def shown(listed, numbered):
   return " ".join(rows) or "<none>"
 
 
-def demonstrations(envs, tokenizer, worlds, seed, careful_share):
-  """Pairs for extraction, update and answer, from environments in turn."""
+def demonstrations(envs, tokenizer, worlds, seed, careful_share, others):
+  """Pairs for extraction, update and answer, from environments in turn.
+
+  `others` is the share of updates whose list holds unrelated entries too.
+  """
   style = prompts.BANK_STYLES["words"]
   found = {op: ([], []) for op in ("extract", "update", "answer")}
 
@@ -153,6 +160,9 @@ def demonstrations(envs, tokenizer, worlds, seed, careful_share):
       near = [
         e for e in bank if any(words_of(e[1]) & words_of(x) for x in noted)
       ]
+      if rng.random() < others:
+        near = near[:_PLACES] + [e for e in bank if e not in near]
+        near = near[:_PLACES]
       near = [near[i] for i in rng.permutation(len(near))][:_PLACES]
       listed, ids = [e[1] for e in near], [e[0] for e in near]
       ops = update(noted, listed, rng.random() < careful_share, rng)
@@ -221,35 +231,35 @@ def main(argv):
     rope_theta=100.0,  # rows have about 50 tokens
     scan_layers=False,
   )
-  sets = demonstrations(
-    envs, tokenizer, _WORLDS.value, _SEED.value, _CAREFUL.value
-  )
-  print(
-    f"demonstrations: {time.time() - start:.0f} s",
-    [pairs.prompt.ids.shape for pairs in sets],
-    flush=True,
-  )
   params = qwen3.init(jax.random.key(_SEED.value), model)
-  schedule = optax.warmup_cosine_decay_schedule(
-    0.0, 3e-3, _STEPS.value // 20, _STEPS.value
-  )
-  params = supervised.fit(
-    params,
-    model,
-    sets,
-    tx=optax.chain(
-      optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98)
-    ),
-    steps=_STEPS.value,
-    batch_size=_BATCH.value,
-    seed=_SEED.value,
-    on_step=lambda step, losses: print(
-      step,
-      *(f"{x:.3f}" for x in losses),
-      f"{time.time() - start:.0f} s",
-      flush=True,
-    ),
-  )
+  for seed, steps, careful, others, rate in (
+    (_SEED.value, _SKILL.value, 1.0, 0.8, 3e-3),
+    (_SEED.value + 1, _HABIT.value, _CAREFUL.value, 0.0, 1e-3),
+  ):
+    sets = demonstrations(
+      envs, tokenizer, _WORLDS.value, seed, careful, others
+    )
+    print(f"demonstrations: {time.time() - start:.0f} s", flush=True)
+    schedule = optax.warmup_cosine_decay_schedule(
+      0.0, rate, steps // 20, steps
+    )
+    params = supervised.fit(
+      params,
+      model,
+      sets,
+      tx=optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98)
+      ),
+      steps=steps,
+      batch_size=_BATCH.value,
+      seed=seed,
+      on_step=lambda step, losses: print(
+        step,
+        *(f"{x:.3f}" for x in losses),
+        f"{time.time() - start:.0f} s",
+        flush=True,
+      ),
+    )
   hf.save(_OUT.value, model, params)
   tokenizer.save(_OUT.value)
 
