@@ -2,7 +2,7 @@
 
 An agent is a frozen `spec` with these methods, all of them pure and jittable:
 
-    init(task)                                        -> state
+    init(policies, task)                              -> state
     read(policies, state, turn, key_B, temperature)   -> state, segments
     answer(policies, state, query, key_N, temperature) -> segment
 
@@ -70,7 +70,7 @@ class Spec(tasks.Shape, Protocol):
   trained: tuple[str, ...]
   shares_state: bool
 
-  def init(self, task: tasks.Task) -> Any:
+  def init(self, policies: Policies, task: tasks.Task) -> Any:
     """The state before the first chunk."""
 
   def read(
@@ -96,7 +96,9 @@ class Spec(tasks.Shape, Protocol):
   def limit(self, op: str) -> int:
     """The most tokens of a response."""
 
-  def given(self, texts: Sequence[Sequence[Sequence[int]]]) -> Any:
+  def given(
+    self, policies: Policies, texts: Sequence[Sequence[Sequence[int]]]
+  ) -> Any:
     """The states that hold these texts (host)."""
 
   def shown(self, state: Any, row: int) -> list[list[int]]:
@@ -189,7 +191,8 @@ def rollout(
 
   turns = jnp.arange(task.chunks.length.shape[0])
   task = jax.tree.map(jnp.asarray, task)
-  state, (states, segments) = jax.lax.scan(step, spec.init(task), turns)
+  state = spec.init(policies, task)
+  state, (states, segments) = jax.lax.scan(step, state, turns)
   asked = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), state)
   answer = spec.answer(policies, asked, task.query, key_N, temperature)
   return Episode(segments, states, answer)

@@ -84,7 +84,8 @@ def answer(
     else:
       given = [memories[unit.members[0]] for unit in units]
       given += [given[-1]] * (batch_size - len(units))
-      state = spec.given([tokenizer.encode_batch(list(x)) for x in given])
+      ids = [tokenizer.encode_batch(list(x)) for x in given]
+      state = spec.given(policies, ids)
     for b, unit in enumerate(units):
       if not unit.sample:
         held = [tokenizer.decode(ids) for ids in spec.shown(state, b)]
@@ -162,7 +163,7 @@ def _read(policies, spec, task, key, temperature, watched):
     (the last state, [(state, segments) of each turn]).
   """
   key_B = agents.row_keys(key, task)
-  state, turns = spec.init(task), []
+  state, turns = spec.init(policies, task), []
   for number in range(task.chunks.length.shape[0]):
     state, segments = agents.read_jit(
       policies, spec, state, tasks.turn_at(task, number), key_B, temperature

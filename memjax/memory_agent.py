@@ -60,7 +60,9 @@ class Spec:
     """The most tokens of a response."""
     return self.update_tokens if op == "update" else self.answer_tokens
 
-  def init(self, task: tasks.Task) -> token_lib.Tokens:
+  def init(
+    self, policies: agents.Policies, task: tasks.Task
+  ) -> token_lib.Tokens:
     """Empty memories."""
     return recurrent.init_memory(self.op, task.prior.length.shape[0])
 
@@ -117,7 +119,9 @@ class Spec:
       prompt, response, body, malformed, jnp.ones_like(malformed)
     )
 
-  def given(self, texts: Sequence[Sequence[Sequence[int]]]) -> token_lib.Tokens:
+  def given(
+    self, policies: agents.Policies, texts: Sequence[Sequence[Sequence[int]]]
+  ) -> token_lib.Tokens:
     """Memories that hold these texts, one behind the other.
 
     Raises:
@@ -215,7 +219,7 @@ class MemoryAgent:
     decode = lambda rows: self.tokenizer.decode(token_lib.to_lists(rows)[0])
     policies = agents.Policies(self.params)
     key_B = agents.row_keys(self.key, task)
-    memory, memories = self.spec.init(task), []
+    memory, memories = self.spec.init(policies, task), []
     count = task.chunks.length.shape[0]
     for number in range(count):
       turn = tasks.turn_at(task, number)

@@ -28,6 +28,7 @@ from memjax import tokens as token_lib
 from memjax.memory import answer as answer_lib
 from memjax.memory import bank as bank_lib
 from memjax.memory import extract as extract_lib
+from memjax.memory import listing
 from memjax.memory import responses
 from memjax.memory import retrieve
 from memjax.memory import update as update_lib
@@ -204,29 +205,27 @@ class Spec:
       "answer": self.answer_tokens,
     }[op]
 
-  def init(self, task: tasks.Task) -> bank_lib.Bank:
+  def init(self, policies: agents.Policies, task: tasks.Task) -> bank_lib.Bank:
     """Banks with the entries held beforehand, in order."""
-    B = task.prior.length.shape[0]
-    return self._filled(task.prior, self._empty(B))
-
-  def _empty(self, batch: int) -> bank_lib.Bank:
-    return bank_lib.init(
-      batch, self.entries, self.entry_tokens, self.retriever.width
+    bank = bank_lib.init(
+      task.prior.length.shape[0],
+      self.entries,
+      self.entry_tokens,
+      self.retriever.width,
     )
+    return self._filled(policies, task.prior, bank)
 
   def _filled(
-    self, texts: token_lib.Tokens, bank: bank_lib.Bank
+    self,
+    policies: agents.Policies,
+    texts: token_lib.Tokens,
+    bank: bank_lib.Bank,
   ) -> bank_lib.Bank:
     """Adds texts [B, P, M] to a bank; what does not fit is an error."""
     B, P = texts.length.shape
     if not P:
       return bank
     E, M = bank.valid.shape[1], bank.text.capacity
-    if self.retriever.embedder:
-      raise ValueError(
-        "entries held beforehand have no embeddings yet: take "
-        "config.agent.retriever='bm25' for data that bring a bank"
-      )
     if texts.capacity > M or P > E:
       raise ValueError(
         f"{P} entries of up to {texts.capacity} tokens are to be held "
@@ -242,7 +241,7 @@ class Spec:
       token_lib.Tokens(first(ids), first(texts.length)),
       zero,
       zero - 1,
-      jnp.zeros((P, B, 0), jnp.float32),
+      first(self.retriever.embed(policies, jax.tree.map(jnp.asarray, texts))),
     )
     return bank_lib.apply_all(bank, ops, self.full)[0]
 
@@ -314,12 +313,13 @@ class Spec:
       )
       plan = update_lib.parse(self.update, body, response.truncated, id_BK)
     kind = jnp.where(active[:, None], plan.kind, bank_lib.NOOP)
+    text = listing.prefix(turn.stamp, plan.text)
     ops = update_lib.to_ops(
       dataclasses.replace(plan, kind=kind),
-      turn.stamp,
+      text,
       turn.session,
       jnp.broadcast_to(jnp.asarray(turn.number, jnp.int32), active.shape),
-      self.retriever.embed(policies, plan.text),
+      self.retriever.embed(policies, text),
     )
     bank, outcome = bank_lib.apply_all(state, ops, self.full)
     if self.updater == "policy":
@@ -374,7 +374,9 @@ class Spec:
       used,
     )
 
-  def given(self, texts: Sequence[Sequence[Sequence[int]]]) -> bank_lib.Bank:
+  def given(
+    self, policies: agents.Policies, texts: Sequence[Sequence[Sequence[int]]]
+  ) -> bank_lib.Bank:
     """Banks that hold these texts, in order, however many there are."""
     packed = token_lib.from_nested(texts)
     entries, tokens = self.entries, self.entry_tokens
@@ -383,7 +385,7 @@ class Spec:
       entries = max(packed.ids.shape[1], 1)
       tokens = max(packed.capacity, 1)
     bank = bank_lib.init(len(texts), entries, tokens, self.retriever.width)
-    return self._filled(packed, bank)
+    return self._filled(policies, packed, bank)
 
   def shown(self, state: bank_lib.Bank, row: int) -> list[list[int]]:
     """The entries of a row in the order of their ids."""

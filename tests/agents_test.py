@@ -40,7 +40,7 @@ def episode(policies, spec, task):
 def _python_loop(policies, spec, task, key):
   """The rollout without scan, in plain Python."""
   key_B = agents.row_keys(key, task)
-  state, turns = spec.init(task), []
+  state, turns = spec.init(policies, task), []
   for number in range(task.chunks.length.shape[0]):
     turn = tasks.turn_at(task, number)
     state, segments = agents.read_jit(policies, spec, state, turn, key_B, 1.0)

@@ -80,8 +80,8 @@ def test_the_state_after_a_turn_is_the_memory_it_wrote(spec, task, episode):
       assert turns.counts["memory_tokens"][turn, b] == len(memory)
 
 
-def test_given_texts_are_the_memory(spec):
-  state = spec.given([[[10, 11], [12]], [], [[13]]])
+def test_given_texts_are_the_memory(policies, spec):
+  state = spec.given(policies, [[[10, 11], [12]], [], [[13]]])
   assert token_lib.to_lists(state) == [[10, 11, 12], [], [13]]
   assert [spec.shown(state, b) for b in range(3)] == [
     [[10, 11, 12]],
@@ -90,13 +90,13 @@ def test_given_texts_are_the_memory(spec):
   ]
 
 
-def test_entries_held_beforehand_are_read_first(spec, tokenizer):
+def test_entries_held_beforehand_are_read_first(policies, spec, tokenizer):
   first, second = _examples([6, 6])
   held = dataclasses.replace(first, bank=("the of", "and"))
   task = tasks.make_task([held, second], tokenizer, spec)
   assert task.chunks.length.tolist() == [[3, 6], [6, 0]]
   assert task.chunks.ids[0, 0, :3].tolist() == tokenizer.encode("the of and")
-  assert token_lib.to_lists(spec.init(task)) == [[], []]
+  assert token_lib.to_lists(spec.init(policies, task)) == [[], []]
 
 
 def test_memory_agent_reads_like_the_rollout(params, policies, spec, tokenizer):

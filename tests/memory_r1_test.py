@@ -305,9 +305,9 @@ def test_the_bank_is_what_the_responses_say():
       words, cut = _written(episode.answer, n)
       pieces = [" " + word for word in words]
       count = min(len(account.entries), _RETRIEVED)
-      used, start, wrong = account.parser.use(pieces, cut, count)
-      assert _said(episode.answer.result, n).split() == words[start:]
-      assert episode.answer.malformed[n] == (wrong or not words[start:])
+      used, where, wrong = account.parser.use(pieces, cut, count)
+      assert _said(episode.answer.result, n).split() == words[where]
+      assert episode.answer.malformed[n] == (wrong or not words[where])
       ids = account.latest(_RETRIEVED)
       ids += [-1] * (_RETRIEVED - len(ids))
       assert episode.answer.listed[n].tolist() == ids
@@ -322,7 +322,7 @@ def test_the_bank_is_what_the_responses_say():
 def test_a_rollout_equals_the_host_loop():
   policies, spec, task = agents.Policies(_policy()), _spec(), _task()
   key_N = agents.row_keys(_KEY, task)
-  episode, state = _episode(), spec.init(task)
+  episode, state = _episode(), spec.init(agents.Policies(None), task)
   for c in range(task.chunks.length.shape[0]):
     turn = tasks.turn_at(task, c, _QUESTIONS)
     state, segments = agents.read_jit(
@@ -389,7 +389,7 @@ def test_no_chunk_no_change():
 
 def test_a_bank_begins_with_the_entries_held_beforehand():
   spec, task = _spec(), _task()
-  state = jax.device_get(spec.init(task))
+  state = jax.device_get(spec.init(agents.Policies(None), task))
   for b in range(2 * _SAMPLES):
     held = {i: (text, 0, 0) for i, text in enumerate(_PRIOR)}
     assert _held(_row(state, b)) == (held if b >= _SAMPLES else {})
@@ -401,17 +401,19 @@ def test_given_texts_are_the_bank():
   spec = _spec()
   texts = [["s1 ada=bern"], [], ["s1 bob!", "s2 cat=rome"]]
   ids = [_TOKENIZER.encode_batch(row) for row in texts]
-  assert [spec.shown(spec.given(ids), b) for b in range(3)] == ids
+  assert [
+    spec.shown(spec.given(agents.Policies(None), ids), b) for b in range(3)
+  ] == ids
   # Few long entries at the same budget.
   long = [[_TOKENIZER.encode("the of and to a in is it")], []]
-  assert spec.shown(spec.given(long), 0) == long[0]
+  assert spec.shown(spec.given(agents.Policies(None), long), 0) == long[0]
 
 
 def test_entries_that_do_not_fit_are_refused():
   examples = [dataclasses.replace(_examples()[0], bank=("s1 a",) * 4)]
   task = tasks.make_task(examples, _TOKENIZER, _spec(questions=1))
   with pytest.raises(ValueError, match="config.agent.entries"):
-    _spec().init(task)
+    _spec().init(agents.Policies(None), task)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +483,7 @@ def test_lines_that_are_added_as_they_are_need_no_model():
 def test_a_full_bank(full):
   spec = _spec(extractor="turns", updater="append", full=full)
   account, task = _Account(full), _task()
-  state = spec.init(task)
+  state = spec.init(agents.Policies(None), task)
   for text in _PRIOR:
     account.add(text, 0)
   turns = ["ada! <nl> bob!", "cat! <nl> eve!", "fay!"]
@@ -489,7 +491,7 @@ def test_a_full_bank(full):
     row = lambda x, n: token_lib.from_lists([_TOKENIZER.encode(x)] * 16, n)
     turn = tasks.Turn(
       row("ada?", 1),
-      row(f"s{number + 1} {text}", 6),
+      row(text, 6),
       row(f"s{number + 1}", 1),
       np.full(16, number),
       number,
@@ -514,7 +516,8 @@ def test_each_half_can_do_without_a_model():
 
 
 def _bank(texts):
-  return _spec().given([_TOKENIZER.encode_batch(texts)])
+  ids = [_TOKENIZER.encode_batch(texts)]
+  return _spec().given(agents.Policies(None), ids)
 
 
 def _retriever(name="bm25", k=3, **changes):
@@ -578,7 +581,7 @@ def test_entries_carry_the_embedding_of_their_text():
     1.0,
   )
   texts = token_lib.from_lists(
-    _TOKENIZER.encode_batch(["ada! of", "bob=lima"]), _M
+    _TOKENIZER.encode_batch(["s4 ada! of", "s4 bob=lima"]), spec.entry_tokens
   )
 
   @jax.jit
@@ -594,3 +597,40 @@ def test_entries_carry_the_embedding_of_their_text():
   assert not bank.embedding[0, 2].any()
   assert float(score[0, 1]) == pytest.approx(1.0, abs=1e-5)
   assert slot.tolist() == [[1, 0, -1]]
+
+
+def test_entries_are_found_by_embedding():
+  """The bank holds the embedding of each entry as it stands, stamp included."""
+  retriever = memory_r1.Retriever(
+    "embedding",
+    retrieve.make_lexicon(_TOKENIZER),
+    _MODEL,
+    1,
+    _CANDIDATES,
+    _RETRIEVED,
+  )
+  spec = _spec(retriever=retriever, extractor="turns", updater="append")
+  policies = agents.Policies(_policy(), embedder=_policy())
+  task = _task()
+  key_N = agents.row_keys(_KEY, task)
+  state = spec.init(policies, task)
+  for c in range(2):
+    turn = tasks.turn_at(task, c, _QUESTIONS)
+    state, _ = agents.read_jit(
+      policies, spec, state, turn, key_N[::_QUESTIONS], 0.0
+    )
+  valid = np.asarray(state.valid)
+  assert valid.sum() > 4
+  expected = retriever.embed(policies, state.text)
+  np.testing.assert_allclose(state.embedding[valid], expected[valid], atol=1e-5)
+  norms = np.linalg.norm(np.asarray(state.embedding), axis=-1)
+  np.testing.assert_allclose(norms, valid, atol=1e-5)
+  # An entry is closest to itself.
+  rows = np.flatnonzero(valid[:, 0])
+  query = jax.tree.map(lambda x: x[:, 0], state.text)
+  slots = retriever.relevant(
+    policies,
+    state,
+    tasks.Query(query, token_lib.from_nested([[]] * len(valid))),
+  )
+  assert (np.asarray(slots)[rows, 0] == 0).all()

@@ -12,6 +12,7 @@ from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import dialogues
 from memjax.memory import bank as bank_lib
+from memjax.memory import listing
 from memjax.memory import update
 
 _K, _N, _T = 3, 3, 40
@@ -208,7 +209,8 @@ def test_operations_reach_the_bank_in_order_behind_their_stamps():
   def run(body):
     plan = update.parse(op, body, jnp.zeros(2, bool), listed)
     time, source = jnp.array([3, 9]), jnp.array([5, 6])
-    ops = update.to_ops(plan, stamps, time, source, vectors)
+    text = listing.prefix(stamps, plan.text)
+    ops = update.to_ops(plan, text, time, source, vectors)
     return bank_lib.apply_all(bank_lib.init(2, 4, 3, 2), ops)
 
   bank, outcome = run(body)

@@ -153,14 +153,21 @@ def append(op: Update, facts: token_lib.Tokens) -> Plan:
 
 def to_ops(
   plan: Plan,
-  stamp: token_lib.Tokens,
+  text: token_lib.Tokens,
   time_B: jax.Array,
   source_B: jax.Array,
   embedding_BND: jax.Array,
 ) -> bank_lib.Op:
-  """Operations with the axis N first, each text behind its session's stamp."""
+  """Operations with the axis N first.
+
+  Args:
+    plan: what is to be done.
+    text: the plan's texts as entries hold them, behind a stamp: [B, N, M].
+    time_B: int32 [B], the session.
+    source_B: int32 [B], the chunk.
+    embedding_BND: float32, of the texts.
+  """
   N = plan.kind.shape[1]
-  text = listing_lib.prefix(stamp, plan.text)
   first = lambda x: jnp.moveaxis(x, 1, 0)
   repeat = lambda x: jnp.broadcast_to(x[None], (N, *x.shape))
   return bank_lib.Op(
