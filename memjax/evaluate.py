@@ -307,7 +307,7 @@ def controls(
   rules at the agent's budget, for agents that have one.
 
   Returns:
-    ({control: {set: cell}}, {rule: breakdown of the first set}).
+    ({control: {set: cell}}, {control: breakdown of the first set}).
   """
   found: dict[str, dict[str, Any]] = {}
   parts: dict[str, dict[str, Any]] = {}
@@ -324,7 +324,7 @@ def controls(
       answers = _ask(run, params, examples, memories=given)
       score_N = answers.scores(run.env.metric)[:, 0]
       found.setdefault(control, {})[name] = scores.interval(score_N)
-      if name == first_set(run) and control not in ("empty_memory", "oracle"):
+      if name == first_set(run):
         parts[control] = scores.breakdown(answers, run.env.label)
   return found, parts
 

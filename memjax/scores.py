@@ -90,17 +90,28 @@ def breakdown(
   return {name: interval(np.array(x)) for name, x in sorted(scores.items())}
 
 
+def _plain_health(
+  example: example_lib.Example, texts: Sequence[str]
+) -> dict[str, float]:
+  """What can be said of a state without knowing what is true."""
+  del example
+  found = {"size": float(len(texts))}
+  if texts:
+    found["duplicates"] = 1 - len({x.strip() for x in texts}) / len(texts)
+  return found
+
+
 def memory_health(env: Any, answers: Answers) -> dict[str, dict[str, float]]:
   """Means over final states of what an environment knows to say of them.
 
   A measure that does not apply to a state, such as precision of an empty bank,
-  is left out of its mean; n says how many it applies to.
+  is left out of its mean; n says how many it applies to. Size and duplicates
+  need no truth, and are told of any.
   """
-  if not hasattr(env, "health"):
-    return {}
+  health = getattr(env, "health", _plain_health)
   found: dict[str, list[float]] = {}
   for example, held in zip(answers.examples, answers.finals):
-    for name, value in env.health(example, held).items():
+    for name, value in health(example, held).items():
       found.setdefault(name, []).append(value)
   return {
     name: {"mean": float(np.mean(x)), "n": len(x)}

@@ -56,3 +56,14 @@ def test_breakdown(examples):
   cells = scores.breakdown(answers, label)
   assert cells["first"]["n"] == 3 and cells["first"]["accuracy"] == 1
   assert cells["second"]["n"] == 1 and cells["second"]["accuracy"] == 0
+
+
+def test_health_without_truth(examples):
+  answers = scores.Answers(
+    examples[:3], [["a"]] * 3, [["x", "x ", "y"], [], ["z"]], []
+  )
+  health = scores.memory_health(object(), answers)
+  assert health["size"] == {"mean": 4 / 3, "n": 3}
+  # An empty memory has no share of duplicates.
+  assert health["duplicates"]["n"] == 2
+  assert np.isclose(health["duplicates"]["mean"], 1 / 6)
