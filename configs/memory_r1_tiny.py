@@ -1,6 +1,16 @@
 """Learning to keep a memory bank, on a laptop's two cores (Memory-R1).
 
     python -m memjax.main --config=configs/memory_r1_tiny.py --workdir=W
+
+A Qwen3 of 115 thousand parameters reads conversations of 8 sessions: it
+extracts facts, keeps a bank of 6 entries, and answers from it. It starts from a
+base that keeps to the grammar, notes gossip and adds instead of correcting, and
+is told nothing but whether its answers were right.
+
+Hardware: 2 CPU cores, 6 to 7 minutes on a loaded machine. Expected: .449 -> .891
+[.876, .903] and .460 -> .880 (seeds 11 and 12, n = 2,048 each); updated facts
+.28 -> .94, where the latest raw turns in the same room give .42. How that came
+about: experiments/02_bank/README.md.
 """
 
 import ml_collections
@@ -21,8 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
         "name": "dialogues",
         "sessions": 8,
         "facts": 1,  # told in each session, beside gossip
-        "questions": 4,
-        "eval_examples": 2048,
+        "questions": 4,  # about each conversation in training
+        "eval_examples": 2048,  # interval of +-1.5 points at 95 %
         "scales": (1, 2),
         "reward_name": "reward_exact",
         "metric_name": "em",
@@ -36,8 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
     question_tokens=1,
     questions=4,
     memory_tokens=12,  # of --config.agent.name=memory, the same budget
-    entries=6,
-    entry_tokens=1,
+    entries=6,  # up to 6 facts are true in the end, 16 are told with gossip
+    entry_tokens=1,  # a fact is a word
     stamp_tokens=1,
     facts=3,
     ops=3,

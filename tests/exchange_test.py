@@ -6,6 +6,7 @@ import pathlib
 import jax
 import pytest
 
+from memjax import agents
 from memjax import build
 from memjax import build_agent
 from memjax import collect
@@ -103,3 +104,34 @@ def test_the_agent_is_one_key(make, tmp_path):
   counts = lambda x: {name: cell["n"] for name, cell in x["sets"].items()}
   assert counts(memory) == counts(bank)
   assert set(memory["breakdown"]) == set(bank["breakdown"])
+
+
+def test_one_reading_serves_all_questions(tmp_path, monkeypatch):
+  """Where the state does not depend on the question; and the same answers."""
+  config = _dialogues(tmp_path)
+  run = build.make(config)
+  policies = run.policies(run.load_params())
+  examples = run.env.examples("eval", 0, 4) + run.env.examples("eval", 1, 4)
+  read, calls = agents.read_jit, []
+  counted = lambda *args: calls.append(1) or read(*args)
+  monkeypatch.setattr(agents, "read_jit", counted)
+
+  def ask(examples):
+    calls.clear()
+    return evaluate.answer(
+      policies,
+      run.spec,
+      run.tokenizer,
+      examples,
+      key=jax.random.key(0),
+      batch_size=2,
+    )
+
+  together = ask(examples)
+  # Two conversations of two sessions, side by side.
+  assert len(calls) == 2
+  assert together.finals[0] == together.finals[3]
+  for i, example in enumerate(examples):
+    alone = ask([example])
+    assert alone.texts[0] == together.texts[i]
+    assert alone.finals[0] == together.finals[i]

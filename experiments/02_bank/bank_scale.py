@@ -8,8 +8,11 @@ sphere, 100 entries to a centre: neighbours mean something, as they do not among
 independent random vectors. Queries are drawn around the same centres and stand
 in no bank. Recall@10 counts an approximate hit if its cosine is no lower than
 the tenth exact one. Latency is of one query at a time by the store's `search`,
-after five that do not count; build is the index, commit the session with all
-entries, load the first search after opening (SQLite's store reads its matrix).
+after five that do not count; build is the index, load the first search after
+opening (SQLite's store reads its matrix). Commit is the sum of the sessions
+that write the entries, each with at most 10^5 new ones: a store copies what is
+new, and such copies of 10^6 entries take several times their size. A session is
+compared with all that is there already, so the sum is not linear in E.
 Of each size every store runs in a process of its own, so that its peak memory
 is its own; it includes the script's copy of the vectors and the entries, in
 bytes 1,536 E and about 1,000 E.
@@ -32,6 +35,7 @@ PER_CENTRE = 100
 NOISE = 0.8  # length of the noise beside the centre's 1: cosine about .6
 K = 10
 WARM = 5
+COMMIT = 100_000  # new entries of a session
 
 # One row each: (name, settings of the index, settings of the search).
 LANCE = {
@@ -89,15 +93,25 @@ def timed(function, *args, **kwargs):
   return time.perf_counter() - start, result
 
 
-def measure(name: str, E: int, queries: int, seed: int, folder: str) -> dict:
-  """One row of the table; the store lies in `folder`."""
+def commit_all(bank, entries: list) -> None:
+  """Writes the entries, in sessions of at most COMMIT new ones."""
+  for start in range(0, len(entries), COMMIT):
+    known = entries[: start + COMMIT]  # the whole bank after the session
+    log = [{"op": "add", "n": len(known) - start}]
+    bank.commit(f"from {start}", known, log)
+
+
+def measure(name: str, E: int, args: argparse.Namespace) -> dict:
+  """One row of the table; the store lies in args.folder."""
   from memjax import lance_store
   from memjax import sqlite_store
   from memjax import store
 
-  entry_ED, query_QD = vectors(E, queries + WARM, seed)
-  path = f"{folder}/bank"
+  entry_ED, query_QD = vectors(E, args.queries + WARM, args.seed)
+  path = f"{args.folder}/bank"
   index, search = LANCE.get(name, (None, {}))
+  if index is not None:
+    index = {**index, **json.loads(args.index)}
   open_bank = sqlite_store.SqliteStore
   if name in LANCE:
     open_bank = lance_store.LanceStore
@@ -107,12 +121,12 @@ def measure(name: str, E: int, queries: int, seed: int, folder: str) -> dict:
     for i in range(E)
   ]
   with bank.writer():
-    commit_s, _ = timed(bank.commit, "all", entries, [{"op": "add", "n": E}])
+    commit_s, _ = timed(commit_all, bank, entries)
+    del entries
     build_s = 0.0
     if index is not None:
       build_s, _ = timed(bank.build_index, **index)
   bank.close()
-  del entries
   bank = open_bank(path)
   if index is not None:
     search = {"exact": False, **search}
@@ -142,7 +156,7 @@ def measure(name: str, E: int, queries: int, seed: int, folder: str) -> dict:
     "commit_s": commit_s,
     "build_s": build_s,
     "load_s": load_s,
-    "disk_mb": disk_bytes(folder) / 1e6,
+    "disk_mb": disk_bytes(args.folder) / 1e6,
     "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     "index": index,
     "search": search,
@@ -175,7 +189,7 @@ def _run(name: str, E: int, args: argparse.Namespace) -> dict:
     done = subprocess.run(
       [sys.executable, __file__, f"--one={name}", f"--sizes={E}"]
       + [f"--queries={args.queries}", f"--seed={args.seed}"]
-      + [f"--folder={folder}"],
+      + [f"--folder={folder}", f"--index={args.index}"],
       capture_output=True,
       text=True,
     )
@@ -190,6 +204,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("--sizes", default="1000,10000,100000")
   parser.add_argument("--stores", default=";".join(STORES))
+  parser.add_argument(
+    "--index", default="{}", help="JSON: settings of the index beside the row's"
+  )
   parser.add_argument("--queries", type=int, default=200)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--folder", help="where the banks lie; default: /tmp")
@@ -198,8 +215,7 @@ def main() -> None:
   args = parser.parse_args()
   sizes = [int(size) for size in args.sizes.split(",")]
   if args.one:
-    row = measure(args.one, sizes[0], args.queries, args.seed, args.folder)
-    print(json.dumps(row))
+    print(json.dumps(measure(args.one, sizes[0], args)))
     return
   names = args.stores.split(";")
   if unknown := set(names) - set(STORES):
