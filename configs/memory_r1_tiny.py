@@ -7,10 +7,10 @@ extracts facts, keeps a bank of 6 entries, and answers from it. It starts from a
 base that keeps to the grammar, notes gossip and adds instead of correcting, and
 is told nothing but whether its answers were right.
 
-Hardware: 2 CPU cores, 6 to 7 minutes on a loaded machine. Expected, for seeds 11
-and 12 and n = 2,048 each: .449 -> .891 [.876, .903] and .460 -> .880 [.865,
-.893]; updated facts .28 -> .94, where the latest raw turns in the same room give
-.42. How that came about: experiments/02_bank/README.md.
+Hardware: 2 CPU cores, 6 to 7 minutes on a loaded machine. Expected, n = 2,048:
+.449 -> .891 [.876, .903] and .460 -> .880 [.865, .893] for seeds 11 and 12;
+updated facts .28 -> .94, where the latest raw turns in the same room give .42.
+How that came about: experiments/02_bank/README.md.
 """
 
 import ml_collections

@@ -236,13 +236,9 @@ def main(argv):
     (_SEED.value, _SKILL.value, 1.0, 0.8, 3e-3),
     (_SEED.value + 1, _HABIT.value, _CAREFUL.value, 0.0, 1e-3),
   ):
-    sets = demonstrations(
-      envs, tokenizer, _WORLDS.value, seed, careful, others
-    )
+    sets = demonstrations(envs, tokenizer, _WORLDS.value, seed, careful, others)
     print(f"demonstrations: {time.time() - start:.0f} s", flush=True)
-    schedule = optax.warmup_cosine_decay_schedule(
-      0.0, rate, steps // 20, steps
-    )
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps)
     params = supervised.fit(
       params,
       model,
