@@ -112,6 +112,7 @@ def measure(name: str, E: int, args: argparse.Namespace) -> dict:
   index, search = LANCE.get(name, (None, {}))
   if index is not None:
     index = {**index, **json.loads(args.index)}
+    search = {"exact": False, **search, **json.loads(args.search)}
   open_bank = sqlite_store.SqliteStore
   if name in LANCE:
     open_bank = lance_store.LanceStore
@@ -128,8 +129,6 @@ def measure(name: str, E: int, args: argparse.Namespace) -> dict:
       build_s, _ = timed(bank.build_index, **index)
   bank.close()
   bank = open_bank(path)
-  if index is not None:
-    search = {"exact": False, **search}
   load_s, _ = timed(bank.search, query_QD[0], K, **search)
   times, score_QK = [], []
   for q, query_D in enumerate(query_QD):
@@ -189,7 +188,8 @@ def _run(name: str, E: int, args: argparse.Namespace) -> dict:
     done = subprocess.run(
       [sys.executable, __file__, f"--one={name}", f"--sizes={E}"]
       + [f"--queries={args.queries}", f"--seed={args.seed}"]
-      + [f"--folder={folder}", f"--index={args.index}"],
+      + [f"--folder={folder}", f"--index={args.index}"]
+      + [f"--search={args.search}"],
       capture_output=True,
       text=True,
     )
@@ -206,6 +206,9 @@ def main() -> None:
   parser.add_argument("--stores", default=";".join(STORES))
   parser.add_argument(
     "--index", default="{}", help="JSON: settings of the index beside the row's"
+  )
+  parser.add_argument(
+    "--search", default="{}", help="JSON: likewise of the search by an index"
   )
   parser.add_argument("--queries", type=int, default=200)
   parser.add_argument("--seed", type=int, default=0)
