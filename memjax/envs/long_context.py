@@ -20,6 +20,7 @@ import glob
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -260,9 +261,23 @@ def make(
   metric_name: str,
   seed: int,
 ) -> LongContext:
-  """Loads the files of a config.
+  """Loads the files of a config: `split` of what `load` reads."""
+  return split(load, path, eval_path, holdout, reward_name, metric_name, seed)
+
+
+def split(
+  load: Callable[..., list[example_lib.Example]],
+  path: str,
+  eval_path: str,
+  holdout: int,
+  reward_name: str,
+  metric_name: str,
+  seed: int,
+) -> LongContext:
+  """An environment of files that a loader reads.
 
   Args:
+    load: reads a path, with `first_id`.
     path: what is trained on; "" if nothing is.
     eval_path: what is evaluated on; "" holds some of `path` out.
     holdout: how many questions of `path` are then held out.
@@ -278,8 +293,8 @@ def make(
   rewards.lookup(rewards.METRICS, metric_name, "config.data.metric_name")
   if not path and not eval_path:
     raise ValueError(
-      "config.data.path is empty: name a .json, .jsonl or .parquet file, for "
-      "example --config.data.path=hotpotqa_train.parquet"
+      "config.data.path is empty: name a file of examples, such as "
+      "--config.data.path=train.jsonl"
     )
   train = load(path) if path else []
   if eval_path:

@@ -17,7 +17,6 @@ with a line `role: [timestamp] content` for each, and `meta` whatever else the
 record has of plain types, and context_memory's texts.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -25,14 +24,9 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from memjax import rewards
 from memjax.envs import example as example_lib
 from memjax.envs import long_context
 
-# Ids of held-out examples start here, so that none is a training example's.
-_EVAL_ID = 1 << 24
 
 _MEMORY = ("M", "memory")
 _FACTS = ("f", "fact")
@@ -224,73 +218,10 @@ def make(
   metric_name: str = "f1",
   seed: int = 0,
 ) -> long_context.LongContext:
-  """Loads the files of a config, as `long_context.make` does.
+  """Loads the files of a config: `long_context.split` of what `load` reads.
 
-  Args:
-    path: what is trained on; "" if nothing is.
-    eval_path: what is evaluated on; "" holds some of `path` out.
-    holdout: how many questions of `path` are then held out.
-    reward_name: key of `rewards.REWARDS`.
-    metric_name: key of `rewards.METRICS`.
-    seed: of the choice of held-out questions and of the order of training.
-
-  Returns:
-    The environment; nothing in it depends on the layout of the files.
-
-  Raises:
-    ValueError: a file is malformed, no file is named, too many questions would
-      be held out, or a question is in both files.
+  Nothing in the environment depends on the layout of the files.
   """
-  rewards.lookup(rewards.REWARDS, reward_name, "config.data.reward_name")
-  rewards.lookup(rewards.METRICS, metric_name, "config.data.metric_name")
-  if not path and not eval_path:
-    raise ValueError(
-      "config.data.path is empty: name a .json or .jsonl file, for example "
-      "--config.data.path=train.jsonl"
-    )
-  train = load(path) if path else []
-  if eval_path:
-    held_out = load(eval_path, first_id=_EVAL_ID)
-    name = pathlib.Path(eval_path).stem
-  else:
-    train, held_out = _split(train, holdout, seed, path)
-    name = "heldout"
-  trained = {_asked(example) for example in train}
-  shared = {e.question for e in held_out if _asked(e) in trained}
-  if shared:
-    raise ValueError(
-      f"{len(shared)} questions of {eval_path} are also in {path}, for example "
-      f"{min(shared)!r}: an evaluation on them would measure nothing; remove "
-      "them from the training file"
-    )
-  return long_context.LongContext(
-    tuple(train), {name: held_out}, seed, reward_name, metric_name
-  )
-
-
-def _asked(example: example_lib.Example) -> str:
-  """The question, but for case and white space: what a leak is told by."""
-  return " ".join(example.question.casefold().split())
-
-
-def _split(
-  examples: list[example_lib.Example], holdout: int, seed: int, path: str
-) -> tuple[list[example_lib.Example], list[example_lib.Example]]:
-  """Parts examples by question: (train, held out)."""
-  questions = sorted({_asked(e) for e in examples})
-  if not 0 < holdout < len(questions):
-    raise ValueError(
-      f"config.data.holdout={holdout}: {path} has {len(questions)} different "
-      "questions, of which at least one must be held out and one must stay; "
-      "or name a file in config.data.eval_path"
-    )
-  order = np.random.default_rng([seed, 1]).permutation(len(questions))
-  chosen = {questions[i] for i in order[:holdout]}
-  return (
-    [e for e in examples if _asked(e) not in chosen],
-    [
-      dataclasses.replace(e, id=_EVAL_ID + e.id)
-      for e in examples
-      if _asked(e) in chosen
-    ],
+  return long_context.split(
+    load, path, eval_path, holdout, reward_name, metric_name, seed
   )
