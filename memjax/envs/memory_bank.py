@@ -27,7 +27,6 @@ from typing import Any
 from memjax.envs import example as example_lib
 from memjax.envs import long_context
 
-
 _MEMORY = ("M", "memory")
 _FACTS = ("f", "fact")
 _QUESTION = ("q", "query")
