@@ -1,11 +1,15 @@
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from memjax import build
 from memjax import config as config_lib
+from memjax import hf
+from memjax import qwen3
 
 
 def test_the_defaults_are_memagent_s(model_dir):
@@ -139,3 +143,46 @@ def test_a_workdir_belongs_to_one_config(config, tmp_path):
   config.seed = 5
   with pytest.raises(ValueError, match="config.seed=0, not 5"):
     build.claim(tmp_path / "w", config)
+
+
+def test_operations_that_are_not_trained_are_frozen(config, params):
+  config.agent.trained = ("update",)
+  run = build.make(config)
+  assert run.spec.trained == ("update",)
+  policies = run.policies(None)
+  assert policies.of("update", run.spec.trained) is None
+  frozen = policies.of("answer", run.spec.trained)
+  assert jax.tree.all(jax.tree.map(np.array_equal, frozen, params))
+
+
+def test_without_frozen_operations_nothing_is_loaded(config):
+  policies = build.make(config).policies(None)
+  assert policies.frozen is None and policies.embedder is None
+
+
+def test_a_frozen_model_of_another_shape_is_refused(config, tmp_path):
+  cfg = qwen3.Config(256, 8, 1, 2, 1, 4, 16)
+  hf.save(tmp_path / "other", cfg, qwen3.init(jax.random.key(0), cfg))
+  config.agent.trained = ("answer",)
+  config.model.frozen = str(tmp_path / "other")
+  with pytest.raises(ValueError, match="config.model.frozen=.*shape"):
+    build.make(config).policies(None)
+
+
+@pytest.mark.parametrize(
+  "key, value, message",
+  [
+    ("agent.trained", ("write",), "'write' is none of extract, update, answer"),
+    ("agent.trained", ("extract",), "none of this agent's operations"),
+    ("reward.update.outcome", 0.0, "config.reward.update: all weights are 0"),
+    ("reward.update.truth", 1.0, "'facts' do not know"),
+  ],
+)
+def test_what_is_trained_and_for_what(config, key, value, message):
+  *path, name = key.split(".")
+  part = config
+  for step in path:
+    part = part[step]
+  part[name] = value
+  with pytest.raises(ValueError, match=message):
+    build.make(config)
