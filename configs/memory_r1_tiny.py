@@ -45,7 +45,9 @@ def get_config() -> ml_collections.ConfigDict:
     max_chunks=8,
     question_tokens=1,
     questions=4,
-    memory_tokens=12,  # of --config.agent.name=memory, the same budget
+    # Of --config.agent.name=memory: the same budget. It runs, but this base has
+    # not seen its prompts, so it learns nothing from it.
+    memory_tokens=12,
     entries=6,  # up to 6 facts are true in the end, 16 are told with gossip
     entry_tokens=1,  # a fact is a word
     stamp_tokens=1,

@@ -94,6 +94,16 @@ def _memory_r1(
       raise ValueError(
         f"config.agent.{key}={agent[key]!r}: choose one of {', '.join(valid)}"
       )
+  if agent.extractor == "turns" and (
+    agent.facts * agent.entry_tokens < agent.chunk_tokens
+  ):
+    raise ValueError(
+      f"config.agent.extractor='turns' keeps the lines of a chunk, but "
+      f"facts={agent.facts} entries of entry_tokens={agent.entry_tokens} "
+      f"cannot hold chunk_tokens={agent.chunk_tokens}: raise "
+      "config.agent.entry_tokens or config.agent.facts (and lower entries, to "
+      "keep the budget)"
+    )
   embedder = None
   if agent.retriever == "embedding":
     if not agent.embedder:

@@ -294,6 +294,9 @@ def _stats(
       if op == "answer":
         over = over.reshape(-1, spec.questions).T
       penalty = np.minimum(penalty, over.min(0, initial=0.0))
+  stats["malformed"] = np.concatenate(
+    [stats[f"{op}/malformed"] for op in segments]
+  )
   stats["truncated"] = np.concatenate(
     [stats[f"{op}/truncated"] for op in episode.turns]
     or [stats["answer/truncated"]]

@@ -30,6 +30,8 @@ def read_sessions(
   path = pathlib.Path(path)
   try:
     content = path.read_text(encoding="utf-8")
+  except FileNotFoundError as error:
+    raise ValueError(f"--conversation={path}: no such file") from error
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(
       f"--conversation={path}: not readable as UTF-8 ({error})"

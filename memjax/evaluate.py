@@ -70,6 +70,7 @@ def answer(
   spec = dataclasses.replace(spec, questions=1) if spec.shares_state else spec
   texts = [[""] * samples for _ in examples]
   finals: list[list[str]] = [[] for _ in examples]
+  written = [""] * len(examples)
   recorded: dict[int, dict[str, Any]] = {}
   for units in _batches(spec, examples, samples, batch_size):
     state, turns = None, []
@@ -105,13 +106,16 @@ def answer(
         key,
         temperature,
       )
-      for (b, n), text in zip(part, found):
+      for (b, n), (text, raw) in zip(part, found):
         texts[n][units[b].sample] = text
+        if not units[b].sample:
+          written[n] = raw
     for b in watched:
       n = units[b].members[0]
       recorded[n] = {
         "turns": _decoded(turns, b, task, tokenizer, spec, examples[n], judge),
         "answer": texts[n][0],
+        "response": written[n],
       }
   return scores.Answers(
     examples, texts, finals, [recorded[n] for n in sorted(recorded)]
@@ -180,8 +184,8 @@ def _rows(state: Any, rows: Sequence[int]) -> Any:
 
 def _ask_states(
   policies, spec, state, examples, samples, tokenizer, key, temperature
-) -> list[str]:
-  """The answers to one question from each row of a state."""
+) -> list[tuple[str, str]]:
+  """(answer, whole response) to one question from each row of a state."""
   fill = jax.tree.leaves(state)[0].shape[0] - len(examples)
   # Only the questions: contexts have been read.
   asked = [
@@ -194,8 +198,12 @@ def _ask_states(
   segment = agents.answer_jit(
     policies, spec, state, task.query, key_N, temperature
   )
-  ids = token_lib.to_lists(segment.result)
-  return [tokenizer.decode(ids[n]) for n in range(len(examples))]
+  rows = zip(
+    token_lib.to_lists(segment.result),
+    token_lib.to_lists(segment.response.tokens),
+  )
+  decoded = [(tokenizer.decode(a), tokenizer.decode(b)) for a, b in rows]
+  return decoded[: len(examples)]
 
 
 def _decoded(

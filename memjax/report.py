@@ -17,7 +17,7 @@ files give the same report.
   ROLLOUT = {"turns": [{"chunk": str, "response": str, "memory": str,
     "truncated": bool, "malformed": bool,
     "changes": ["+entry: right" or wrong or missed]}],            (optional)
-    "answer": str, "reward": float}
+    "answer": str, "response": str (optional), "reward": float}
 
 "x4" is a text of 4 times the chunks that the agent was trained on.
 """
@@ -346,6 +346,10 @@ def _rollout_html(rollout: Mapping[str, Any], is_open: bool) -> str:
     verdict = _verdict(rollout[side])
     answer = rollout[side]["answer"]
     shown = _escape(answer) if answer.strip() else "<i>(none)</i>"
+    # What was written beside the answer, such as the entries it used.
+    whole = rollout[side].get("response", "").strip()
+    if whole and whole != answer.strip():
+      shown += f'<div class="muted">written: {_escape(whole)}</div>'
     lines.append(
       f'<div class="final {verdict}"><h5>{_side_html(side)}Answer</h5>'
       f'<div class="text">{shown}</div>'

@@ -52,6 +52,7 @@ _PANELS = (
   ("Distance to the reference", "train/kl", "KL, nats per token"),
   ("Clipped", "train/clip_frac", "fraction of tokens"),
   ("Truncated", "rollout/truncated", "fraction of responses"),
+  ("Malformed", "rollout/malformed", "fraction of responses"),
   ("Entropy", "train/entropy", "nats per token"),
 )
 

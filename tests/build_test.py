@@ -186,3 +186,10 @@ def test_what_is_trained_and_for_what(config, key, value, message):
   part[name] = value
   with pytest.raises(ValueError, match=message):
     build.make(config)
+
+
+def test_raw_lines_need_room(config):
+  config.agent.update(name="memory_r1", style="words", extractor="turns")
+  config.agent.update(facts=2, entry_tokens=2, chunk_tokens=6)
+  with pytest.raises(ValueError, match="cannot hold chunk_tokens=6"):
+    build.make(config, needs_data=False)
