@@ -5,8 +5,8 @@ import memjax
 cfg, params = memjax.hf.load("Qwen3-1.7B")
 logits = memjax.qwen3.logits(params, cfg, tokens_BT, length_B)
 ids, logp = memjax.sampling.generate(params, cfg, prompts, key=key, ...)
-agent = memjax.MemoryAgent.load("Qwen3-1.7B")
-answer, memories = agent.read(text, question)
+reader = memjax.load("Qwen3-1.7B", agent="memory")
+answer, memories = reader.read(text, question)
 """
 
 import os
@@ -22,3 +22,6 @@ from memjax import qwen3
 from memjax import rewards
 from memjax import sampling
 from memjax.memory_agent import MemoryAgent
+from memjax.memory_r1 import MemoryR1Agent
+from memjax.memory_rmm import MemoryRMMAgent
+from memjax.reader import load

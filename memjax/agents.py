@@ -1,17 +1,17 @@
 """What all agents share: policies, model calls, rollouts.
 
-An agent is a frozen `spec` with these methods, all of them pure and jittable:
+An agent is a frozen dataclass with these methods, all pure and jittable:
 
     init(policies, task)                              -> state
     read(policies, state, turn, key_B, temperature)   -> state, segments
-    answer(policies, state, query, key_N, temperature) -> segment
+    answer(policies, state, query, key_N, temperature) -> segments
 
 One turn is the unit. Training scans it over the chunks of a task inside one
 compiled program; evaluation and reading feed the same turn chunk by chunk from
 the host, so that no length needs a new compile.
 
 Dimension key: B trajectories, N questions (N = B times questions per context),
-C chunks, S chunk tokens, A response tokens.
+C chunks, A response tokens, K entries.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from memjax import qwen3
 from memjax import sampling
 from memjax import tasks
 from memjax import tokens as token_lib
+from memjax.memory import rerank
 
 # The answer's place in the key of a turn; chunks count from 1, so the answer
 # draws the same numbers whatever number of chunks a batch is padded to.
@@ -41,11 +42,13 @@ class Policies:
     policy: of the operations that are trained.
     frozen: of the others; None where all are trained.
     embedder: of an embedding retriever, or None.
+    reranker: of a trained reranker (`memory.rerank`), or None.
   """
 
   policy: qwen3.Params
   frozen: qwen3.Params | None = None
   embedder: qwen3.Params | None = None
+  reranker: rerank.Params | None = None
 
   def of(self, op: str, trained: Sequence[str]) -> qwen3.Params:
     """The parameters of an operation."""
@@ -54,19 +57,21 @@ class Policies:
     return self.frozen
 
 
-class Spec(tasks.Shape, Protocol):
+class Agent(tasks.Shape, Protocol):
   """All that is static about an agent; hashable.
 
   Attributes:
     model: the policy's shape.
     turn_ops: names of the model calls of a turn, in order.
-    trained: names of the operations that are trained, of turn_ops and "answer".
+    answer_ops: of a question; the last is "answer".
+    trained: names of those that are trained.
     shares_state: the state does not depend on the question, so one reading of
       a context serves all its questions.
   """
 
   model: qwen3.Config
   turn_ops: tuple[str, ...]
+  answer_ops: tuple[str, ...]
   trained: tuple[str, ...]
   shares_state: bool
 
@@ -81,7 +86,11 @@ class Spec(tasks.Shape, Protocol):
     key_B: jax.Array,
     temperature: jax.Array | float,
   ) -> tuple[Any, "dict[str, Segment]"]:
-    """Reads one chunk; rows without one idle."""
+    """Reads one chunk; rows without one idle.
+
+    A segment has a row for each of the B trajectories, or, where an operation
+    is called n times in a turn, n times B rows, call by call.
+    """
 
   def answer(
     self,
@@ -90,8 +99,8 @@ class Spec(tasks.Shape, Protocol):
     query: tasks.Query,
     key_N: jax.Array,
     temperature: jax.Array | float,
-  ) -> "Segment":
-    """Answers one question from each state."""
+  ) -> "dict[str, Segment]":
+    """Answers one question from each state; segments by operation."""
 
   def limit(self, op: str) -> int:
     """The most tokens of a response."""
@@ -122,6 +131,7 @@ class Segment:
     listed: int32 [B, K], ids of the entries that an answer was shown, -1 behind
       the last; None of agents without entries.
     used: bool [B, K], those that it says it used.
+    choice: what a trained retriever chose these from (`retriever.Choice`).
   """
 
   prompt: token_lib.Tokens
@@ -132,6 +142,7 @@ class Segment:
   counts: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
   listed: jax.Array | None = None
   used: jax.Array | None = None
+  choice: Any = None
 
 
 @jax.tree_util.register_dataclass
@@ -142,12 +153,17 @@ class Episode:
   Attributes:
     turns: segments by operation, stacked on a leading axis C.
     states: the state after each turn, stacked likewise.
-    answer: one segment [N].
+    asked: segments [N] by operation, "answer" and what comes before it.
   """
 
   turns: dict[str, Segment]
   states: Any
-  answer: Segment
+  asked: dict[str, Segment]
+
+  @property
+  def answer(self) -> Segment:
+    """The answers."""
+    return self.asked["answer"]
 
 
 def row_keys(key: jax.Array, task: tasks.Task) -> jax.Array:
@@ -157,55 +173,55 @@ def row_keys(key: jax.Array, task: tasks.Task) -> jax.Array:
 
 
 def turn_keys(
-  key_B: jax.Array, turn: jax.Array | int, call: int = 0
+  key_B: jax.Array, turn: jax.Array | int, call: jax.Array | int = 0
 ) -> jax.Array:
   """Keys for a model call of a turn; the calls of one turn are numbered."""
   number = lambda key: jax.random.fold_in(key, turn + 1)
   keys = jax.vmap(number)(key_B)
-  if call:
+  if not isinstance(call, int) or call:
     keys = jax.vmap(lambda key: jax.random.fold_in(key, call))(keys)
   return keys
 
 
-def answer_keys(key_N: jax.Array) -> jax.Array:
-  """Keys for the answers."""
-  return turn_keys(key_N, _ANSWER_TURN - 1)
+def answer_keys(key_N: jax.Array, call: int = 0) -> jax.Array:
+  """Keys for the answers, and for other calls that a question takes."""
+  return turn_keys(key_N, _ANSWER_TURN - 1, call)
 
 
 def rollout(
   policies: Policies,
-  spec: Spec,
+  agent: Agent,
   task: tasks.Task,
   key: jax.Array,
   temperature: jax.Array | float,
 ) -> Episode:
   """Reads all chunks and answers: a scan of turns, with no host in it."""
-  q = spec.questions
+  q = agent.questions
   key_N = row_keys(key, task)
   key_B = key_N[::q]
 
   def step(state, number):
     turn = tasks.turn_at(task, number, q)
-    state, segments = spec.read(policies, state, turn, key_B, temperature)
+    state, segments = agent.read(policies, state, turn, key_B, temperature)
     return state, (state, segments)
 
   turns = jnp.arange(task.chunks.length.shape[0])
   task = jax.tree.map(jnp.asarray, task)
-  state = spec.init(policies, task)
+  state = agent.init(policies, task)
   state, (states, segments) = jax.lax.scan(step, state, turns)
   asked = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), state)
-  answer = spec.answer(policies, asked, task.query, key_N, temperature)
-  return Episode(segments, states, answer)
+  answers = agent.answer(policies, asked, task.query, key_N, temperature)
+  return Episode(segments, states, answers)
 
 
-def _read(policies, spec, state, turn, key_B, temperature):
-  return spec.read(policies, state, turn, key_B, temperature)
+def _read(policies, agent, state, turn, key_B, temperature):
+  return agent.read(policies, state, turn, key_B, temperature)
 
 
-def _answer(policies, spec, state, query, key_N, temperature):
-  return spec.answer(policies, state, query, key_N, temperature)
+def _answer(policies, agent, state, query, key_N, temperature):
+  return agent.answer(policies, state, query, key_N, temperature)
 
 
-rollout_jit = jax.jit(rollout, static_argnames="spec")
-read_jit = jax.jit(_read, static_argnames="spec")
-answer_jit = jax.jit(_answer, static_argnames="spec")
+rollout_jit = jax.jit(rollout, static_argnames="agent")
+read_jit = jax.jit(_read, static_argnames="agent")
+answer_jit = jax.jit(_answer, static_argnames="agent")

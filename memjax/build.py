@@ -26,6 +26,7 @@ from memjax import hf
 from memjax import learner
 from memjax import losses
 from memjax import qwen3
+from memjax import reranker
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import dialogues
@@ -59,23 +60,25 @@ class Run:
     config: where it comes from.
     model: the policy's shape.
     tokenizer: the policy's.
-    spec: the agent.
+    agent: the agent.
     env: tasks, rewards, metrics; None where the mode needs none.
     collect: how experience is made.
     objective: what is minimised.
     schedule: learning rate by iteration.
     tx: the optimiser.
+    trainer: of the reranker, or None where none is trained.
   """
 
   config: ml_collections.ConfigDict
   model: qwen3.Config
   tokenizer: tokenizer_lib.Tokenizer
-  spec: agents.Spec
+  agent: agents.Agent
   env: Any
   collect: collect.CollectConfig
   objective: learner.Objective
   schedule: optax.Schedule
   tx: optax.GradientTransformation
+  trainer: reranker.Trainer | None = None
 
   def load_params(self) -> qwen3.Params:
     """The float32 parameters of config.model.path."""
@@ -83,36 +86,30 @@ class Run:
 
   @functools.cached_property
   def _others(self) -> agents.Policies:
-    """Parameters that are not trained."""
-    spec, config = self.spec, self.config
-    frozen = embedder = None
-    if set(spec.trained) != {*spec.turn_ops, "answer"}:
-      path = config.model.frozen or config.model.path
-      cfg, frozen = hf.load(path, dtype=config.model.dtype)
-      if dataclasses.replace(self.model, dtype=cfg.dtype) != (
-        dataclasses.replace(
-          cfg, scan_layers=self.model.scan_layers, remat=self.model.remat
-        )
-      ):
-        raise ValueError(
-          f"config.model.frozen={path}: its shape is not that of "
-          f"{config.model.path}"
-        )
-    if config.agent.name == "memory_r1" and spec.retriever.embedder:
-      path = config.agent.embedder
-      embedder = hf.load(path, dtype=config.model.dtype)[1]
-    return agents.Policies(None, frozen, embedder)
+    """Parameters beside the policy; a reranker's as training begins."""
+    return build_agent.load_others(self.config, self.agent)
 
-  def policies(self, params: qwen3.Params) -> agents.Policies:
+  def policies(
+    self, params: qwen3.Params, reranker_params: Any = None
+  ) -> agents.Policies:
     """The trained parameters, and those that the agent needs beside them."""
-    return dataclasses.replace(self._others, policy=params)
+    found = dataclasses.replace(self._others, policy=params)
+    if reranker_params is None:
+      return found
+    return self.trainer.policies(found, reranker_params)
+
+  def _init_reranker(self) -> reranker.State | None:
+    """Buffers of its own: a step gives them away."""
+    if self.trainer is None:
+      return None
+    return jax.tree.map(jnp.array, self.trainer.init(self._others))
 
   def abstract_params(self) -> qwen3.Params:
     """Shapes and dtypes of the parameters; allocates nothing."""
     return jax.eval_shape(lambda: qwen3.init(jax.random.key(0), self.model))
 
   def abstract_state(self) -> learner.TrainState:
-    """Shapes and dtypes of the train state; allocates nothing."""
+    """Shapes and dtypes of the train state."""
     return jax.eval_shape(
       lambda params: self.init_state(params), self.abstract_params()
     )
@@ -124,6 +121,7 @@ class Run:
       params,
       self.tx.init(params),
       jax.random.key(self.config.seed),
+      self._init_reranker(),
     )
 
 
@@ -142,15 +140,15 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
       f"{tokenizer.vocab_size} ids, the model only {model.vocab_size} "
       "embeddings: name the tokenizer that the model was trained with"
     )
-  agent, rollout, train = config.agent, config.rollout, config.train
-  spec = build_agent.make(config, model, tokenizer)
+  rollout, train = config.rollout, config.train
+  agent = build_agent.make(config, model, tokenizer)
   env = None
   if needs_data:
     env = _env(config)
     known = [example for x in env.eval_sets().values() for example in x]
     # A generated environment has no list of what it trains on.
     known += getattr(env, "train", ())
-    tasks.check_questions(known, tokenizer, spec)
+    tasks.check_questions(known, tokenizer, agent)
   schedule = learner.make_schedule(
     train.schedule, train.learning_rate, train.steps, train.warmup_steps
   )
@@ -158,20 +156,21 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     config,
     model,
     tokenizer,
-    spec,
+    agent,
     env,
     collect.CollectConfig(
       questions=rollout.questions,
       wave_questions=rollout.wave_questions,
       group_size=rollout.group_size,
-      max_chunks=agent.max_chunks,
+      max_chunks=config.agent.max_chunks,
       temperature=rollout.temperature,
       std_normalize=config.objective.std_normalize,
       dynamic_sampling=rollout.dynamic_sampling,
       max_waves=rollout.max_waves,
       overlong_buffer=rollout.overlong_buffer,
       shuffle_rewards=config.shuffle_rewards,
-      weights=_weights(config, spec, env),
+      weights=_weights(config, agent, env),
+      reranks=build_agent.trains_reranker(config),
     ),
     _objective(config),
     schedule,
@@ -184,6 +183,29 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
         weight_decay=train.weight_decay,
       ),
     ),
+    _trainer(config, agent),
+  )
+
+
+def _trainer(
+  config: ml_collections.ConfigDict, agent: agents.Agent
+) -> reranker.Trainer | None:
+  """How the reranker is trained, if there is one that is."""
+  if not build_agent.trains_reranker(config):
+    return None
+  if not config.agent.names_entries:
+    raise ValueError(
+      "config.agent.names_entries=False: a reranker learns from the entries "
+      "that answers name; set it, or take 'rerank' out of config.agent.trained"
+    )
+  tuned = config.reranker
+  return reranker.Trainer(
+    agent.retriever,
+    tuned.tunes,
+    tuned.reading,
+    None if tuned.mean_baseline else tuned.baseline,
+    tuned.micro_batch,
+    optax.adam(tuned.learning_rate),
   )
 
 
@@ -202,13 +224,13 @@ def _model(config: ml_collections.ConfigDict) -> qwen3.Config:
 
 
 def _weights(
-  config: ml_collections.ConfigDict, spec: agents.Spec, env: Any
+  config: ml_collections.ConfigDict, agent: agents.Agent, env: Any
 ) -> tuple[tuple[str, credit.Weights], ...]:
   """What each trained operation is rewarded for."""
   found = []
-  for op in spec.trained:
+  for op in agent.trained:
     weights = credit.Weights(**config.reward[op].to_dict())
-    if not (weights.outcome or weights.format or weights.truth):
+    if not any(dataclasses.astuple(weights)):
       raise ValueError(
         f"config.reward.{op}: all weights are 0, but the operation is trained: "
         "set one, or take it out of config.agent.trained"

@@ -1,30 +1,43 @@
-"""From a config to an agent's spec."""
+"""From a config to an agent, and to the parameters that it needs."""
 
 import dataclasses
+from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 
 from memjax import agents
 from memjax import hf
 from memjax import memory_agent
 from memjax import memory_r1
+from memjax import memory_rmm
 from memjax import prompts
 from memjax import qwen3
+from memjax import reranker as reranker_lib
+from memjax import retriever as retriever_lib
 from memjax import tokenizer as tokenizer_lib
 from memjax.memory import answer as answer_lib
 from memjax.memory import bank as bank_lib
 from memjax.memory import extract as extract_lib
 from memjax.memory import recurrent
+from memjax.memory import rerank
 from memjax.memory import retrieve
+from memjax.memory import select as select_lib
+from memjax.memory import topics as topics_lib
 from memjax.memory import update as update_lib
+
+# What can be trained: calls of the policy, and the reranker.
+TRAINED = ("extract", "update", "select", "answer", "rerank")
+# First searches, and rerankers on top of one: a trained map, the policy.
+RETRIEVERS = (*retriever_lib.FIRST, "rerank", "select")
 
 
 def make(
   config: ml_collections.ConfigDict,
   model: qwen3.Config,
   tokenizer: tokenizer_lib.Tokenizer,
-) -> agents.Spec:
-  """The spec of config.agent.
+) -> agents.Agent:
+  """The agent of config.agent.
 
   Raises:
     ValueError: a key has a value that cannot be; says which there are.
@@ -37,18 +50,60 @@ def make(
   return AGENTS[name](config, model, tokenizer)
 
 
+def trains_reranker(config: ml_collections.ConfigDict) -> bool:
+  """The agent has a reranker, and it is trained."""
+  return (
+    config.agent.name != "memory"
+    and config.agent.retriever == "rerank"
+    and "rerank" in config.agent.trained
+  )
+
+
+def load_others(
+  config: ml_collections.ConfigDict, agent: agents.Agent
+) -> agents.Policies:
+  """Parameters that an agent needs beside the trained policy.
+
+  Raises:
+    ValueError: they do not fit the agent.
+  """
+  frozen = embedder = reranker = None
+  if set(agent.trained) != {*agent.turn_ops, *agent.answer_ops}:
+    path = config.model.frozen or config.model.path
+    cfg, frozen = hf.load(path, dtype=config.model.dtype)
+    if dataclasses.replace(agent.model, dtype=cfg.dtype) != (
+      dataclasses.replace(
+        cfg, scan_layers=agent.model.scan_layers, remat=agent.model.remat
+      )
+    ):
+      raise ValueError(
+        f"config.model.frozen={path}: its shape is not that of "
+        f"{config.model.path}"
+      )
+  retriever = getattr(agent, "retriever", None)
+  if retriever and retriever.embedder:
+    # What is trained has float32 masters.
+    tuned = trains_reranker(config) and config.reranker.tunes == "encoder"
+    dtype = jnp.float32 if tuned else config.model.dtype
+    embedder = hf.load(config.agent.embedder, dtype=dtype)[1]
+    if retriever.reranks:
+      reranker = rerank.init(retriever.width)
+      if config.reranker.path:
+        reranker = reranker_lib.load(config.reranker.path, retriever.width)
+  return agents.Policies(None, frozen, embedder, reranker)
+
+
 def _trained(
   config: ml_collections.ConfigDict, ops: tuple[str, ...]
 ) -> tuple[str, ...]:
-  """The agent's operations that are trained, in its order."""
-  known = ("extract", "update", "answer")
+  """The agent's model calls that are trained, in its order."""
   for op in config.agent.trained:
-    if op not in known:
+    if op not in TRAINED:
       raise ValueError(
-        f"config.agent.trained: {op!r} is none of {', '.join(known)}"
+        f"config.agent.trained: {op!r} is none of {', '.join(TRAINED)}"
       )
   trained = tuple(op for op in ops if op in config.agent.trained)
-  if not trained:
+  if not trained and not trains_reranker(config):
     raise ValueError(
       f"config.agent.trained={tuple(config.agent.trained)} names none of this "
       f"agent's operations, {', '.join(ops)}"
@@ -56,14 +111,26 @@ def _trained(
   return trained
 
 
+def _check(
+  config: ml_collections.ConfigDict, section: str, **choices: tuple[str, ...]
+) -> None:
+  """Refuses values that are none of those there are."""
+  for key, valid in choices.items():
+    value = config[section][key]
+    if value not in valid:
+      raise ValueError(
+        f"config.{section}.{key}={value!r}: choose one of {', '.join(valid)}"
+      )
+
+
 def _memory(
   config: ml_collections.ConfigDict,
   model: qwen3.Config,
   tokenizer: tokenizer_lib.Tokenizer,
-) -> memory_agent.Spec:
+) -> memory_agent.MemoryAgent:
   """MemAgent's agent."""
   agent = config.agent
-  return memory_agent.Spec(
+  return memory_agent.MemoryAgent(
     model,
     recurrent.make_recurrent(
       tokenizer, agent.style, agent.memory_tokens, agent.thinking
@@ -76,24 +143,128 @@ def _memory(
   )
 
 
+def _embedder(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> qwen3.Config:
+  """The shape of the model that embeds."""
+  agent = config.agent
+  if not agent.embedder:
+    raise ValueError(
+      f"config.agent.retriever={agent.retriever!r} needs "
+      "config.agent.embedder, a Qwen3 directory with the policy's tokenizer, "
+      "such as Qwen3-Embedding"
+    )
+  embedder = dataclasses.replace(
+    hf.load_config(agent.embedder),
+    dtype=config.model.dtype,
+    scan_layers=config.model.scan_layers,
+    remat=False,
+  )
+  if embedder.vocab_size < tokenizer.vocab_size:
+    raise ValueError(
+      f"config.agent.embedder={agent.embedder} has {embedder.vocab_size} "
+      f"embeddings, the policy's tokenizer {tokenizer.vocab_size} ids: name "
+      "an embedder with the same tokenizer"
+    )
+  return embedder
+
+
+def _retriever(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> retriever_lib.Retriever:
+  """How entries are found."""
+  agent, reranker = config.agent, config.reranker
+  _check(
+    config, "agent", retriever=RETRIEVERS, first_search=retriever_lib.FIRST
+  )
+  _check(config, "reranker", tunes=("map", "encoder"), reading=rerank.READINGS)
+  on_top = agent.retriever in ("rerank", "select")
+  first = agent.first_search if on_top else agent.retriever
+  if on_top and agent.fetched < agent.retrieved:
+    raise ValueError(
+      f"config.agent.fetched={agent.fetched}: expected at least "
+      f"config.agent.retrieved={agent.retrieved}, from which it chooses"
+    )
+  embeds = "embedding" in (first, agent.retriever) or (
+    agent.retriever == "rerank"
+  )
+  return retriever_lib.Retriever(
+    first,
+    retrieve.make_lexicon(tokenizer),
+    _embedder(config, tokenizer) if embeds else None,
+    tokenizer.stop_ids[0],
+    agent.candidates,
+    agent.fetched if on_top else agent.retrieved,
+    agent.retrieved,
+    agent.retriever == "rerank",
+    reranker.tau,
+  )
+
+
+def _bank(
+  config: ml_collections.ConfigDict,
+  model: qwen3.Config,
+  tokenizer: tokenizer_lib.Tokenizer,
+) -> dict[str, Any]:
+  """What all bank agents take from a config."""
+  agent = config.agent
+  _check(
+    config,
+    "agent",
+    full=bank_lib.FULL_RULES,
+    style=tuple(prompts.BANK_STYLES),
+  )
+  select = None
+  if agent.retriever == "select":
+    select = select_lib.make(
+      tokenizer, agent.style, agent.fetched, agent.retrieved, agent.thinking
+    )
+  return {
+    "model": model,
+    "respond": answer_lib.make(
+      tokenizer,
+      agent.style,
+      agent.retrieved,
+      agent.names_entries,
+      agent.thinking,
+    ),
+    "retriever": _retriever(config, tokenizer),
+    "select": select,
+    "entries": agent.entries,
+    "text_tokens": agent.entry_tokens,
+    "full": agent.full,
+    "chunk_tokens": agent.chunk_tokens,
+    "question_tokens": agent.question_tokens,
+    "stamp_tokens": agent.stamp_tokens,
+    "extract_tokens": agent.extract_tokens,
+    "update_tokens": agent.update_tokens,
+    "answer_tokens": agent.answer_tokens,
+    "select_tokens": agent.select_tokens,
+    "stamp_text": prompts.BANK_STYLES[agent.style]["stamp"],
+    "stop_ids": tokenizer.stop_ids,
+    "think_ids": tokenizer.think_ids,
+    "questions": agent.questions,
+  }
+
+
+def _answer_ops(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  selects = config.agent.retriever == "select"
+  return ("select", "answer") if selects else ("answer",)
+
+
 def _memory_r1(
   config: ml_collections.ConfigDict,
   model: qwen3.Config,
   tokenizer: tokenizer_lib.Tokenizer,
-) -> memory_r1.Spec:
+) -> memory_r1.MemoryR1Agent:
   """Memory-R1's agent, with the modules that the config names."""
   agent = config.agent
-  for key, valid in (
-    ("extractor", memory_r1.EXTRACTORS),
-    ("updater", memory_r1.UPDATERS),
-    ("retriever", memory_r1.RETRIEVERS),
-    ("full", bank_lib.FULL_RULES),
-    ("style", tuple(prompts.BANK_STYLES)),
-  ):
-    if agent[key] not in valid:
-      raise ValueError(
-        f"config.agent.{key}={agent[key]!r}: choose one of {', '.join(valid)}"
-      )
+  _check(
+    config,
+    "agent",
+    extractor=memory_r1.EXTRACTORS,
+    updater=memory_r1.UPDATERS,
+  )
   if agent.extractor == "turns" and (
     agent.facts * agent.entry_tokens < agent.chunk_tokens
   ):
@@ -104,29 +275,11 @@ def _memory_r1(
       "config.agent.entry_tokens or config.agent.facts (and lower entries, to "
       "keep the budget)"
     )
-  embedder = None
-  if agent.retriever == "embedding":
-    if not agent.embedder:
-      raise ValueError(
-        "config.agent.retriever='embedding' needs config.agent.embedder, a "
-        "Qwen3 directory with the policy's tokenizer, such as Qwen3-Embedding"
-      )
-    embedder = dataclasses.replace(
-      hf.load_config(agent.embedder), dtype=config.model.dtype, remat=False
-    )
-    if embedder.vocab_size < tokenizer.vocab_size:
-      raise ValueError(
-        f"config.agent.embedder={agent.embedder} has {embedder.vocab_size} "
-        f"embeddings, the policy's tokenizer {tokenizer.vocab_size} ids: name "
-        "an embedder with the same tokenizer"
-      )
-  ops = tuple(
-    op
-    for op, by in (("extract", agent.extractor), ("update", agent.updater))
-    if by == "policy"
-  )
-  return memory_r1.Spec(
-    model=model,
+  shared = _bank(config, model, tokenizer)
+  calls = (("extract", agent.extractor), ("update", agent.updater))
+  ops = tuple(op for op, by in calls if by == "policy")
+  return memory_r1.MemoryR1Agent(
+    **shared,
     extract=extract_lib.make(
       tokenizer, agent.style, agent.facts, agent.entry_tokens, agent.thinking
     ),
@@ -138,38 +291,40 @@ def _memory_r1(
       agent.entry_tokens,
       agent.thinking,
     ),
-    respond=answer_lib.make(
-      tokenizer,
-      agent.style,
-      agent.retrieved,
-      agent.names_entries,
-      agent.thinking,
-    ),
-    retriever=memory_r1.Retriever(
-      agent.retriever,
-      retrieve.make_lexicon(tokenizer),
-      embedder,
-      tokenizer.stop_ids[0],
-      agent.candidates,
-      agent.retrieved,
-    ),
     extractor=agent.extractor,
     updater=agent.updater,
-    entries=agent.entries,
-    full=agent.full,
-    chunk_tokens=agent.chunk_tokens,
-    question_tokens=agent.question_tokens,
-    stamp_tokens=agent.stamp_tokens,
-    extract_tokens=agent.extract_tokens,
-    update_tokens=agent.update_tokens,
-    answer_tokens=agent.answer_tokens,
-    stamp_text=prompts.BANK_STYLES[agent.style]["stamp"],
-    stop_ids=tokenizer.stop_ids,
-    think_ids=tokenizer.think_ids,
-    trained=_trained(config, (*ops, "answer")),
-    questions=agent.questions,
+    trained=_trained(config, (*ops, *_answer_ops(config))),
   )
 
 
-# Paradigms: from a config, the model's shape and the tokenizer to the spec.
-AGENTS = {"memory": _memory, "memory_r1": _memory_r1}
+def _memory_rmm(
+  config: ml_collections.ConfigDict,
+  model: qwen3.Config,
+  tokenizer: tokenizer_lib.Tokenizer,
+) -> memory_rmm.MemoryRMMAgent:
+  """RMM's agent; with retriever='rerank' both of its reflections."""
+  agent = config.agent
+  shared = _bank(config, model, tokenizer)
+  return memory_rmm.MemoryRMMAgent(
+    **shared,
+    turn_tokens=agent.kept_tokens,
+    topics=topics_lib.make(
+      tokenizer,
+      agent.style,
+      agent.candidates,
+      agent.turns,
+      agent.turn_tokens,
+      agent.topics,
+      agent.entry_tokens,
+      agent.thinking,
+    ),
+    trained=_trained(config, ("extract", "update", *_answer_ops(config))),
+  )
+
+
+# Paradigms: from a config, the model's shape and the tokenizer to the agent.
+AGENTS = {
+  "memory": _memory,
+  "memory_r1": _memory_r1,
+  "memory_rmm": _memory_rmm,
+}

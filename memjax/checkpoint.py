@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from memjax import learner
-from memjax import qwen3
+from memjax import reranker as reranker_lib
 
 FOLDERS = {"last": "checkpoints", "best": "best"}
 
@@ -38,7 +38,7 @@ class Checkpoints:
     """Writes the state of a finished step; as the best one too if `best`."""
     step = int(state.step)
     args = ocp.args.Composite(
-      params=ocp.args.StandardSave(state.params),
+      params=ocp.args.StandardSave(state.trained),
       rest=ocp.args.StandardSave(_rest(state)),
       meta=ocp.args.JsonSave(dict(meta)),
     )
@@ -82,7 +82,7 @@ def restore(
   got = _read(
     workdir,
     "last",
-    params=ocp.args.StandardRestore(abstract.params),
+    params=ocp.args.StandardRestore(abstract.trained),
     rest=ocp.args.StandardRestore(jax.eval_shape(_rest, abstract)),
     meta=ocp.args.JsonRestore(),
   )
@@ -90,16 +90,22 @@ def restore(
     return None
   rest = got["rest"]
   key = jax.random.wrap_key_data(rest["key"])
+  trained, other = got["params"], None
+  if "reranker" in trained:
+    other = reranker_lib.State(trained["reranker"], rest["reranker"])
   state = learner.TrainState(
-    rest["step"], got["params"], rest["opt_state"], key
+    rest["step"], trained["policy"], rest["opt_state"], key, other
   )
   return state, got["meta"]
 
 
 def restore_params(
-  workdir: str | pathlib.Path, abstract: qwen3.Params, which: str
-) -> tuple[qwen3.Params, dict[str, Any]]:
-  """Reads the parameters of the last or the best checkpoint, and its meta.
+  workdir: str | pathlib.Path, abstract: learner.TrainState, which: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what was trained from the last or the best checkpoint, and its meta.
+
+  Returns:
+    (TrainState.trained, meta).
 
   Raises:
     ValueError: there is none, or it does not fit the model.
@@ -107,7 +113,7 @@ def restore_params(
   got = _read(
     workdir,
     which,
-    params=ocp.args.StandardRestore(abstract),
+    params=ocp.args.StandardRestore(abstract.trained),
     meta=ocp.args.JsonRestore(),
   )
   if got is None:
@@ -152,8 +158,11 @@ def _manager(path: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
 
 def _rest(state: learner.TrainState) -> dict[str, Any]:
   """All but the parameters; a typed key has no place in a file."""
-  return {
+  rest = {
     "step": state.step,
     "opt_state": state.opt_state,
     "key": jax.random.key_data(state.key),
   }
+  if state.reranker is not None:
+    rest["reranker"] = state.reranker.opt_state
+  return rest

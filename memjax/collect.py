@@ -7,7 +7,8 @@ are live or `max_waves` is reached; then the update has fewer groups.
 
 Dimension key: Q groups of an iteration, W of a wave, G trajectories of a group,
 q questions about each context; B = W * G, trajectory b = w * G + g; C chunks.
-Turn rows are numbered c * B + b, answers b * q + i.
+Turn rows are numbered c * B + b (of an operation that is called n times a turn
+(c * n + i) * B + b), those of questions b * q + i.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ import numpy as np
 from memjax import advantages
 from memjax import agents
 from memjax import credit
+from memjax import reranker
 from memjax import rows as rows_lib
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
@@ -47,6 +49,7 @@ class CollectConfig:
     shuffle_rewards: permute rewards within each group: a control that must
       teach nothing.
     weights: what each operation is rewarded for.
+    reranks: keep what a trained reranker chose from.
   """
 
   questions: int
@@ -63,6 +66,7 @@ class CollectConfig:
     ("update", credit.Weights()),
     ("answer", credit.Weights()),
   )
+  reranks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Experience:
     cursor: how many training examples have been used up.
     metrics: floats, named rollout/...
     tokens: prompt and response tokens that the model has processed.
+    choices: of the reranker, one for each wave.
   """
 
   rows: dict[str, rows_lib.Rows]
@@ -82,6 +87,7 @@ class Experience:
   cursor: int
   metrics: dict[str, float]
   tokens: int
+  choices: list[reranker.Choices]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +97,12 @@ class _Wave:
   adv: dict[str, np.ndarray]
   live_W: np.ndarray
   stats: dict[str, np.ndarray]
+  choices: reranker.Choices | None
 
 
 def collect(
   policies: agents.Policies,
-  spec: agents.Spec,
+  agent: agents.Agent,
   env: Any,
   tokenizer: tokenizer_lib.Tokenizer,
   cfg: CollectConfig,
@@ -108,7 +115,7 @@ def collect(
 
   Args:
     policies: the behaviour policy, and whatever else the agent needs.
-    spec: the agent.
+    agent: the agent.
     env: gives training examples from a cursor on, and rewards.
     tokenizer: of the policy.
     cfg: how much, and with which advantage.
@@ -116,12 +123,11 @@ def collect(
     seed: of what the host draws in this iteration.
     cursor: the first unused training example.
   """
-  Q, W, G, C, q = (
+  Q, W, G, q = (
     cfg.questions,
     cfg.wave_questions,
     cfg.group_size,
-    cfg.max_chunks,
-    spec.questions,
+    agent.questions,
   )
   filled, waves, rows = 0, [], {}
   max_waves = cfg.max_waves if cfg.dynamic_sampling else Q // W
@@ -129,7 +135,7 @@ def collect(
     examples = env.train_examples(cursor, W * q)
     cursor += W * q
     episode, wave = _sample(
-      policies, spec, env, tokenizer, cfg, examples, key, seed
+      policies, agent, env, tokenizer, cfg, examples, key, seed
     )
     waves.append(wave)
     live_W = wave.live_W if cfg.dynamic_sampling else np.ones(W, bool)
@@ -138,16 +144,16 @@ def collect(
     target_W[keep] = filled + np.arange(len(keep))
     filled += len(keep)
     target_B = _spread(target_W, G)
-    target_R = np.where(
-      target_B >= 0, np.arange(C)[:, None] * Q * G + target_B, -1
-    ).reshape(-1)
-    for op in spec.trained:
-      if op == "answer":
-        new = rows_lib.from_segment(episode.answer, wave.adv[op])
+    for op in agent.trained:
+      if op in episode.asked:
+        new = rows_lib.from_segment(episode.asked[op], wave.adv[op])
         target, count = _spread(target_B, q), Q * G * q
       else:
         new = rows_lib.from_turns(episode.turns[op], wave.adv[op])
-        target, count = target_R, C * Q * G
+        calls = episode.turns[op].active.size // target_B.size
+        turn = np.arange(calls)[:, None] * Q * G
+        target = np.where(target_B >= 0, turn + target_B, -1).reshape(-1)
+        count = calls * Q * G
       if op not in rows:
         rows[op] = rows_lib.empty_like(new, count)
       rows[op] = rows_lib.put(rows[op], new, target)
@@ -157,6 +163,7 @@ def collect(
     cursor,
     _metrics(waves, filled, cfg),
     sum(int(wave.stats["tokens"].sum()) for wave in waves),
+    [wave.choices for wave in waves if wave.choices],
   )
 
 
@@ -166,15 +173,15 @@ def _spread(target: np.ndarray, times: int) -> np.ndarray:
   return np.where(target[:, None] >= 0, first, -1).reshape(-1)
 
 
-def _sample(policies, spec, env, tokenizer, cfg, examples, key, seed):
+def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
   """One wave of rollouts with rewards and advantages."""
-  q, G = spec.questions, cfg.group_size
+  q, G = agent.questions, cfg.group_size
   W = len(examples) // q
   task = tasks.make_task(
-    examples, tokenizer, spec, cfg.max_chunks, cfg.max_chunks
+    examples, tokenizer, agent, cfg.max_chunks, cfg.max_chunks
   )
   episode = agents.rollout_jit(
-    policies, spec, tasks.repeat(task, G, q), key, cfg.temperature
+    policies, agent, tasks.repeat(task, G, q), key, cfg.temperature
   )
   answers = token_lib.to_lists(episode.answer.result)
   outcome_WGq = np.zeros((W, G, q), np.float32)
@@ -182,23 +189,28 @@ def _sample(policies, spec, env, tokenizer, cfg, examples, key, seed):
     w, g, i = np.unravel_index(n, outcome_WGq.shape)
     text = tokenizer.decode(ids)
     outcome_WGq[w, g, i] = env.reward(examples[w * q + i], text)
-  stats = _stats(episode, spec, cfg.overlong_buffer)
+  stats = _stats(episode, agent, cfg.overlong_buffer)
   stats["reward"] = outcome_WGq
-  weights = {op: w for op, w in cfg.weights if op in spec.trained}
+  weights = {op: w for op, w in cfg.weights if op in agent.trained}
   truth = None
   if any(weight.truth for weight in weights.values()):
     firsts = tasks.contexts(examples, q)
-    truth = truth_scores(episode, spec, env, tokenizer, firsts, task, G)
+    truth = truth_scores(episode, agent, env, tokenizer, firsts, task, G)
     stats["truth"] = truth
   formats = {}
   for op in weights:
-    if op == "answer":
-      formats[op] = ~np.asarray(episode.answer.malformed).reshape(W, G, q)
+    if op in episode.asked:
+      formats[op] = ~np.asarray(episode.asked[op].malformed).reshape(W, G, q)
     else:
       segment = episode.turns[op]
-      bad = np.asarray(segment.malformed).sum(0)
-      calls = np.maximum(np.asarray(segment.active).sum(0), 1)
-      formats[op] = 1 - (bad / calls).reshape(W, G)
+      bad = np.asarray(segment.malformed).reshape(-1, W, G).sum(0)
+      calls = np.asarray(segment.active).reshape(-1, W, G).sum(0)
+      formats[op] = 1 - bad / np.maximum(calls, 1)
+  cited_WGq = 0.0
+  if episode.answer.used is not None:
+    well = ~np.asarray(episode.answer.malformed)
+    cited_N = np.asarray(episode.answer.used).mean(1) * well
+    cited_WGq = cited_N.reshape(W, G, q)
   shuffle = None
   if cfg.shuffle_rewards:
     shuffle = np.random.default_rng([*seed, examples[0].id, 5])
@@ -210,13 +222,17 @@ def _sample(policies, spec, env, tokenizer, cfg, examples, key, seed):
     stats["penalty"].reshape(W, G),
     cfg.std_normalize,
     shuffle,
+    cited_WGq,
   )
-  return episode, _Wave(adv, live_W, stats)
+  choices = None
+  if cfg.reranks:
+    choices = reranker.choices(episode.answer, (W, G, q), shuffle)
+  return episode, _Wave(adv, live_W, stats, choices)
 
 
 def truth_scores(
   episode: agents.Episode,
-  spec: agents.Spec,
+  agent: agents.Agent,
   env: Any,
   tokenizer: tokenizer_lib.Tokenizer,
   firsts: Sequence[example_lib.Example],
@@ -227,7 +243,7 @@ def truth_scores(
 
   Args:
     episode: rollouts; `env.judge` compares the states around each session.
-    spec: the agent.
+    agent: the agent.
     env: knows what should change.
     tokenizer: of the policy.
     firsts: W examples.
@@ -245,7 +261,7 @@ def truth_scores(
       before, found = list(example.bank), []
       for number, c in sorted(last.items()):
         state = jax.tree.map(lambda x, c=c: x[c], states)
-        shown = spec.shown(state, w * group_size + g)
+        shown = agent.shown(state, w * group_size + g)
         after = [tokenizer.decode(ids) for ids in shown]
         right, made = env.judge(example, number, before, after)
         found.append(credit.f1(len(right), len(made), len(right & made)))
@@ -255,10 +271,11 @@ def truth_scores(
 
 
 def _stats(
-  episode: agents.Episode, spec: agents.Spec, overlong_buffer: int
+  episode: agents.Episode, agent: agents.Agent, overlong_buffer: int
 ) -> dict[str, np.ndarray]:
   """Small host arrays that describe a wave."""
-  segments = {**episode.turns, "answer": episode.answer}
+  segments = {**episode.turns, **episode.asked}
+  B = episode.answer.active.shape[0] // agent.questions
   found = jax.device_get(
     {
       op: (
@@ -280,7 +297,7 @@ def _stats(
     for name, count in counts.items():
       stats[f"{op}/{name}"] = count[active]
     tokens += prompt[active].sum() + length.sum()
-    if op != "answer":
+    if op in episode.turns:
       stats[f"{op}/idle"] = ~active
       # A turn takes as many decoding steps as its longest response.
       slots = length.max(1).sum() * length.shape[1]
@@ -289,10 +306,11 @@ def _stats(
       )
     if overlong_buffer:
       over = np.asarray(
-        advantages.overlong_penalty(length, spec.limit(op), overlong_buffer)
+        advantages.overlong_penalty(length, agent.limit(op), overlong_buffer)
       )
-      if op == "answer":
-        over = over.reshape(-1, spec.questions).T
+      if op in episode.asked:
+        over = over.reshape(B, -1).T
+      over = over.reshape(-1, B)
       penalty = np.minimum(penalty, over.min(0, initial=0.0))
   stats["malformed"] = np.concatenate(
     [stats[f"{op}/malformed"] for op in segments]
@@ -301,7 +319,6 @@ def _stats(
     [stats[f"{op}/truncated"] for op in episode.turns]
     or [stats["answer/truncated"]]
   )
-  B = episode.answer.active.shape[0] // spec.questions
   stats["penalty"] = np.broadcast_to(np.float32(penalty), (B,))
   stats["tokens"] = np.array([tokens])
   return stats

@@ -38,8 +38,9 @@ def default() -> ml_collections.ConfigDict:
       "agent": {
         "name": "memory",  # key of build.AGENTS
         "style": "text",  # or "words": key of prompts.STYLES and BANK_STYLES
-        # Operations that are trained; "extract" is of memory_r1 alone.
-        "trained": ("extract", "update", "answer"),
+        # What is trained, of what the agent has: calls of the policy, and
+        # "rerank", the map (or the encoder) of retriever="rerank".
+        "trained": ("extract", "update", "select", "answer", "rerank"),
         "thinking": False,  # chat templates that can open a reasoning block
         "chunk_tokens": 5000,
         "max_chunks": 8,  # in training; longer texts lose their middle
@@ -47,12 +48,13 @@ def default() -> ml_collections.ConfigDict:
         "memory_tokens": 1024,
         "update_tokens": 1024,  # written per memory turn, reasoning included
         "answer_tokens": 1024,
-        # From here on: memory_r1 alone.
+        # From here on: agents with a bank.
         "questions": 1,  # asked about each context in training
-        "extractor": "policy",  # or "turns": the chunk's own lines
-        "updater": "policy",  # or "append": every fact is added
-        "retriever": "bm25",  # or "embedding", "recency"
-        "embedder": "",  # Qwen3 directory for retriever="embedding"
+        # "bm25", "embedding", "recency"; "rerank": RMM's trained map of
+        # embeddings, "select": the policy names entries; both on a first one.
+        "retriever": "bm25",
+        "first_search": "embedding",  # of rerank and select
+        "embedder": "",  # Qwen3 directory for embeddings
         # MiniLM-class directory: what --mode=ask searches a stored bank with.
         "encoder": "",
         "names_entries": True,  # the answer begins with the entries it uses
@@ -64,7 +66,27 @@ def default() -> ml_collections.ConfigDict:
         "ops": 8,  # of a chunk, at most
         "candidates": 10,  # entries that an update is shown
         "retrieved": 60,  # entries that an answer is shown
+        "fetched": 60,  # entries that rerank and select choose from
         "extract_tokens": 512,  # written per chunk
+        "select_tokens": 128,  # written by retriever="select"
+        # memory_r1 alone.
+        "extractor": "policy",  # or "turns": the chunk's own lines
+        "updater": "policy",  # or "append": every fact is added
+        # memory_rmm alone.
+        "turns": 40,  # of a session, numbered; what follows is left out
+        "turn_tokens": 128,  # of a turn; what follows is cut
+        "topics": 8,  # of a session and speaker, at most
+        "kept_tokens": 256,  # of the turns that an entry comes from
+      },
+      "reranker": {  # of retriever="rerank" (RMM, 2503.08026)
+        "path": "",  # exported map to begin with; "": zeros
+        "tunes": "map",  # or "encoder": the embedder itself, an ablation
+        "reading": "plackett_luce",  # or "softmax": key of rerank.READINGS
+        "tau": 0.5,  # temperature of the draw
+        "baseline": 0.5,  # b, a constant as the paper has it
+        "mean_baseline": False,  # the iteration's mean reward instead
+        "learning_rate": 1e-3,
+        "micro_batch": 64,  # questions per pass; does not change the result
       },
       # What each operation is rewarded for: right answers, lines that keep to
       # the grammar, changes that were right (where the data know them).
@@ -72,6 +94,8 @@ def default() -> ml_collections.ConfigDict:
         "extract": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
         "update": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
         "answer": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
+        # Citation: the share of the places that right answers cited.
+        "select": {"outcome": 1.0, "format": 0.5, "citation": 1.0},
       },
       "rollout": {
         "questions": 16,  # groups per iteration
@@ -139,6 +163,13 @@ _AT_LEAST = (
   ("agent.ops", 1),
   ("agent.candidates", 1),
   ("agent.retrieved", 1),
+  ("agent.fetched", 1),
+  ("agent.select_tokens", 1),
+  ("agent.turns", 1),
+  ("agent.turn_tokens", 1),
+  ("agent.topics", 1),
+  ("agent.kept_tokens", 0),
+  ("reranker.micro_batch", 1),
   ("agent.extract_tokens", 1),
   ("rollout.questions", 1),
   ("rollout.wave_questions", 1),
@@ -162,6 +193,8 @@ _POSITIVE = (
   "rollout.temperature",
   "train.learning_rate",
   "train.grad_clip",
+  "reranker.tau",
+  "reranker.learning_rate",
   "sft.learning_rate",
 )
 

@@ -1,10 +1,13 @@
 """From what happened in a group of rollouts to an advantage for each call.
 
-Each operation (extract, update, answer) has its own reward, a weighted sum of
+Each operation (extract, update, select, answer) has its own reward, a weighted
+sum of
 
   outcome   were the final answers right? Of the trajectory's own question for
             an answer, the mean over all questions of the context for the rest;
   format    the share of calls whose response kept to the grammar;
+  citation  of a "select" call: the share of the M places whose entries the
+            answer cited; 0 unless the answer is right (MemFactory, 2603.29493);
   truth     F1 between the changes made to the state and those that were right
             to make, where the environment knows them.
 
@@ -36,6 +39,7 @@ class Weights:
   outcome: float = 1.0
   format: float = 0.0
   truth: float = 0.0
+  citation: float = 0.0
 
 
 def f1(right: int, made: int, both: int) -> float:
@@ -51,22 +55,24 @@ def assign(
   penalty_WG: np.ndarray,
   std_normalize: bool,
   shuffle: np.random.Generator | None = None,
+  cited_WGq: np.ndarray | float = 0.0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Advantages of each operation's calls.
 
   Args:
     weights: by operation; "answer" is one of them.
     outcome_WGq: what the verifier gave to each answer.
-    formats: by operation, [W, G] shares of well-formed calls, for the answer
-      [W, G, q].
+    formats: by operation, [W, G] shares of well-formed calls; of calls that
+      each question takes, [W, G, q].
     truth_WG: mean F1 of changes, or None where it is not known.
     penalty_WG: added to every reward, at most 0.
     std_normalize: divide by the group's standard deviation.
     shuffle: permutes trajectories' rewards within each group: a control.
+    cited_WGq: share of the places that an answer cited.
 
   Returns:
-    (advantage [W * G] by operation, for the answer [W * G * q]; bool [W] where
-    any of them is not zero).
+    (advantage by operation, [W * G], or [W * G * q] where each question takes
+    a call; bool [W] where any of them is not zero).
   """
   found, live = {}, np.zeros(len(outcome_WGq), bool)
   order_WG = np.broadcast_to(np.arange(outcome_WGq.shape[1]), penalty_WG.shape)
@@ -77,8 +83,9 @@ def assign(
     shared = penalty_WG
     if weight.truth:
       shared = shared + weight.truth * truth_WG
-    if op == "answer":
+    if formats[op].ndim == 3:
       reward = weight.outcome * outcome_WGq + weight.format * formats[op]
+      reward = reward + weight.citation * cited_WGq * outcome_WGq
       reward = reward + shared[..., None]
     else:
       reward = weight.outcome * outcome_WGq.mean(-1)

@@ -16,7 +16,6 @@ import numpy as np
 
 from memjax import agents
 from memjax import build
-from memjax import qwen3
 from memjax import scores
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
@@ -31,7 +30,7 @@ Judge = Callable[
 
 def answer(
   policies: agents.Policies,
-  spec: agents.Spec,
+  agent: agents.Agent,
   tokenizer: tokenizer_lib.Tokenizer,
   examples: Sequence[example_lib.Example],
   *,
@@ -50,7 +49,7 @@ def answer(
 
   Args:
     policies: the policy, and whatever else the agent needs.
-    spec: the agent.
+    agent: the agent.
     tokenizer: the policy's.
     examples: N examples, of any lengths.
     key: a row draws from (key, example id, sample, turn).
@@ -67,29 +66,32 @@ def answer(
   """
   if not examples:
     raise ValueError("there is no example to evaluate on")
-  spec = dataclasses.replace(spec, questions=1) if spec.shares_state else spec
+  agent = (
+    dataclasses.replace(agent, questions=1) if agent.shares_state else agent
+  )
   texts = [[""] * samples for _ in examples]
   finals: list[list[str]] = [[] for _ in examples]
   written = [""] * len(examples)
+  listed: dict[int, list[str]] = {}
   recorded: dict[int, dict[str, Any]] = {}
-  for units in _batches(spec, examples, samples, batch_size):
+  for units in _batches(agent, examples, samples, batch_size):
     state, turns = None, []
     firsts = [examples[unit.members[0]] for unit in units]
     filled = firsts + [firsts[-1]] * (batch_size - len(units))
     watched = [
       b for b, u in enumerate(units) if not u.sample and u.members[0] < traces
     ]
-    task = _task(filled, units, tokenizer, spec)
+    task = _task(filled, units, tokenizer, agent)
     if memories is None:
-      state, turns = _read(policies, spec, task, key, temperature, watched)
+      state, turns = _read(policies, agent, task, key, temperature, watched)
     else:
       given = [memories[unit.members[0]] for unit in units]
       given += [given[-1]] * (batch_size - len(units))
       ids = [tokenizer.encode_batch(list(x)) for x in given]
-      state = spec.given(policies, ids)
+      state = agent.given(policies, ids)
     for b, unit in enumerate(units):
       if not unit.sample:
-        held = [tokenizer.decode(ids) for ids in spec.shown(state, b)]
+        held = [tokenizer.decode(ids) for ids in agent.shown(state, b)]
         for n in unit.members:
           finals[n] = held
     asked = [(b, n) for b, unit in enumerate(units) for n in unit.members]
@@ -98,7 +100,7 @@ def answer(
       rows = [b for b, _ in part] + [part[-1][0]] * (batch_size - len(part))
       found = _ask_states(
         policies,
-        spec,
+        agent,
         _rows(state, rows),
         [examples[n] for _, n in part],
         [units[b].sample for b, _ in part],
@@ -106,19 +108,24 @@ def answer(
         key,
         temperature,
       )
-      for (b, n), (text, raw) in zip(part, found):
+      for (b, n), (text, raw, shown) in zip(part, found):
         texts[n][units[b].sample] = text
         if not units[b].sample:
           written[n] = raw
+          listed |= {n: shown} if shown is not None else {}
     for b in watched:
       n = units[b].members[0]
       recorded[n] = {
-        "turns": _decoded(turns, b, task, tokenizer, spec, examples[n], judge),
+        "turns": _decoded(turns, b, task, tokenizer, agent, examples[n], judge),
         "answer": texts[n][0],
         "response": written[n],
       }
   return scores.Answers(
-    examples, texts, finals, [recorded[n] for n in sorted(recorded)]
+    examples,
+    texts,
+    finals,
+    [listed[n] for n in sorted(listed)],
+    [recorded[n] for n in sorted(recorded)],
   )
 
 
@@ -130,12 +137,12 @@ class _Unit:
   sample: int
 
 
-def _batches(spec, examples, samples, batch_size) -> list[list[_Unit]]:
+def _batches(agent, examples, samples, batch_size) -> list[list[_Unit]]:
   """Readings in batches; long contexts together, so that few rows idle."""
   groups: dict[Any, list[int]] = {}
   for n, example in enumerate(examples):
     same = (example.context, example.stamps, example.bank)
-    groups.setdefault(same if spec.shares_state else n, []).append(n)
+    groups.setdefault(same if agent.shares_state else n, []).append(n)
   length = lambda members: sum(map(len, examples[members[0]].parts))
   ordered = sorted(groups.values(), key=lambda x: (-length(x), x[0]))
   units = [
@@ -146,9 +153,9 @@ def _batches(spec, examples, samples, batch_size) -> list[list[_Unit]]:
   return [units[i : i + batch_size] for i in range(0, len(units), batch_size)]
 
 
-def _task(filled, units, tokenizer, spec) -> tasks.Task:
+def _task(filled, units, tokenizer, agent) -> tasks.Task:
   """A batch's readings; rows that only fill it up idle."""
-  task = tasks.make_task(filled, tokenizer, spec)
+  task = tasks.make_task(filled, tokenizer, agent)
   samples = [unit.sample for unit in units]
   samples += [samples[-1]] * (len(filled) - len(units))
   idle = np.arange(len(filled)) >= len(units)
@@ -160,17 +167,17 @@ def _task(filled, units, tokenizer, spec) -> tasks.Task:
   )
 
 
-def _read(policies, spec, task, key, temperature, watched):
+def _read(policies, agent, task, key, temperature, watched):
   """Feeds one batch; keeps all turns only if rows are watched.
 
   Returns:
     (the last state, [(state, segments) of each turn]).
   """
   key_B = agents.row_keys(key, task)
-  state, turns = spec.init(policies, task), []
+  state, turns = agent.init(policies, task), []
   for number in range(task.chunks.length.shape[0]):
     state, segments = agents.read_jit(
-      policies, spec, state, tasks.turn_at(task, number), key_B, temperature
+      policies, agent, state, tasks.turn_at(task, number), key_B, temperature
     )
     if watched:
       turns.append((state, segments))
@@ -183,31 +190,36 @@ def _rows(state: Any, rows: Sequence[int]) -> Any:
 
 
 def _ask_states(
-  policies, spec, state, examples, samples, tokenizer, key, temperature
-) -> list[tuple[str, str]]:
-  """(answer, whole response) to one question from each row of a state."""
+  policies, agent, state, examples, samples, tokenizer, key, temperature
+) -> list[tuple[str, str, list[str] | None]]:
+  """(answer, whole response, entries shown) to a question from each row."""
   fill = jax.tree.leaves(state)[0].shape[0] - len(examples)
   # Only the questions: contexts have been read.
   asked = [
     dataclasses.replace(x, context="", stamps=(), bank=())
     for x in [*examples, *[examples[-1]] * fill]
   ]
-  task = tasks.make_task(asked, tokenizer, spec)
+  task = tasks.make_task(asked, tokenizer, agent)
   sample = np.array([*samples, *[samples[-1]] * fill], np.int32)
   key_N = agents.row_keys(key, dataclasses.replace(task, sample=sample))
   segment = agents.answer_jit(
-    policies, spec, state, task.query, key_N, temperature
+    policies, agent, state, task.query, key_N, temperature
+  )["answer"]
+  answers, raw = (
+    [tokenizer.decode(ids) for ids in token_lib.to_lists(tokens)]
+    for tokens in (segment.result, segment.response.tokens)
   )
-  rows = zip(
-    token_lib.to_lists(segment.result),
-    token_lib.to_lists(segment.response.tokens),
-  )
-  decoded = [(tokenizer.decode(a), tokenizer.decode(b)) for a, b in rows]
-  return decoded[: len(examples)]
+  listed: list[list[str] | None] = [None] * len(asked)
+  if segment.listed is not None:
+    state = jax.device_get(state)
+    for row, ids in enumerate(np.asarray(segment.listed[: len(examples)])):
+      held = agent.held(state, row)
+      listed[row] = [tokenizer.decode(held[i]) for i in ids[ids >= 0]]
+  return list(zip(answers, raw, listed))[: len(examples)]
 
 
 def _decoded(
-  turns, row: int, task, tokenizer, spec, example, judge
+  turns, row: int, task, tokenizer, agent, example, judge
 ) -> list[dict[str, Any]]:
   """The turns of one row for people."""
   decoded, session_start = [], list(example.bank)
@@ -217,7 +229,7 @@ def _decoded(
   count = int((np.asarray(task.chunks.length[:, row]) > 0).sum())
   for number, (state, segments) in enumerate(turns[:count]):
     segments = {op: s for op, s in segments.items() if bool(s.active[row])}
-    after = [tokenizer.decode(ids) for ids in spec.shown(state, row)]
+    after = [tokenizer.decode(ids) for ids in agent.shown(state, row)]
     session = int(task.session[number, row])
     ends = number + 1 == count or task.session[number + 1, row] != session
     texts = {op: at(s.response.tokens) for op, s in segments.items()}
@@ -244,30 +256,33 @@ def _decoded(
   return decoded
 
 
-def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
+def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   """Evaluates on all held-out sets.
 
   Returns:
-    {"sets": {name: cell}, "breakdown": {label: cell} and "health": {name: mean
-    over final states} of the first set, "traces": rollouts of its first
-    examples, "data_sha256": {name: fingerprint of the set}}; plain JSON.
+    {"sets": {name: cell}, "recall": {name: cell} where it is known what an
+    answer needs, "breakdown": {label: cell} and "health": {name: mean over
+    final states} of the first set, "traces": rollouts of its first examples,
+    "data_sha256": {name: fingerprint of the set}}; plain JSON.
   """
-  cells, hashes, parts, health, traces = {}, {}, {}, {}, []
+  cells, hashes, recall, parts, health, traces = {}, {}, {}, {}, {}, []
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
     greedy = _ask(
-      run, params, examples, traces=0 if number else run.config.eval.traces
+      run, policies, examples, traces=0 if number else run.config.eval.traces
     )
     sampled = None
     if samples := run.config.eval.samples:
       sampled = _ask(
         run,
-        params,
+        policies,
         examples,
         temperature=run.config.rollout.temperature,
         samples=samples,
       ).scores(run.env.metric)
     cells[name] = scores.cell(greedy.scores(run.env.metric)[:, 0], sampled)
     hashes[name] = example_lib.fingerprint(examples)
+    if found := scores.recall(run.env, greedy):
+      recall[name] = found
     if number == 0:
       parts = scores.breakdown(greedy, run.env.label)
       health = scores.memory_health(run.env, greedy)
@@ -285,6 +300,7 @@ def suite(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
       ]
   return {
     "sets": cells,
+    "recall": recall,
     "breakdown": parts,
     "health": health,
     "traces": traces,
@@ -297,16 +313,16 @@ def first_set(run: build.Run) -> str:
   return next(iter(run.env.eval_sets()))
 
 
-def quick(run: build.Run, params: qwen3.Params) -> dict[str, Any]:
+def quick(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   """Greedy accuracy on a part of the first held-out set: {name: cell}."""
   name = first_set(run)
   examples = run.env.eval_sets()[name][: run.config.eval.examples]
-  answers = _ask(run, params, examples)
+  answers = _ask(run, policies, examples)
   return {name: scores.interval(answers.scores(run.env.metric)[:, 0])}
 
 
 def controls(
-  run: build.Run, params: qwen3.Params
+  run: build.Run, policies: agents.Policies
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
   """Accuracy with other memories than the agent's own.
 
@@ -323,13 +339,15 @@ def controls(
     memories = {"empty_memory": [()] * len(examples)}
     if all("oracle" in example.meta for example in examples):
       memories["oracle"] = [example.meta["oracle"] for example in examples]
-    if hasattr(run.env, "banks") and hasattr(run.spec, "entries"):
+    if hasattr(run.env, "banks") and hasattr(run.agent, "entries"):
       for example in examples:
-        banks = run.env.banks(example, run.spec.entries, run.spec.entry_tokens)
+        banks = run.env.banks(
+          example, run.agent.entries, run.agent.entry_tokens
+        )
         for rule, texts in banks.items():
           memories.setdefault(rule, []).append(texts)
     for control, given in memories.items():
-      answers = _ask(run, params, examples, memories=given)
+      answers = _ask(run, policies, examples, memories=given)
       score_N = answers.scores(run.env.metric)[:, 0]
       found.setdefault(control, {})[name] = scores.interval(score_N)
       if name == first_set(run):
@@ -337,11 +355,11 @@ def controls(
   return found, parts
 
 
-def _ask(run: build.Run, params, examples, **kwargs) -> scores.Answers:
+def _ask(run: build.Run, policies, examples, **kwargs) -> scores.Answers:
   """`answer` with a run's settings."""
   return answer(
-    run.policies(params),
-    run.spec,
+    policies,
+    run.agent,
     run.tokenizer,
     examples,
     # Not the key of training: the same questions, whatever was trained.

@@ -24,7 +24,6 @@ from memjax import conversation as conversation_lib
 from memjax import lance_store
 from memjax import minilm
 from memjax import prompts
-from memjax import qwen3
 from memjax import sqlite_store
 from memjax import store as store_lib
 from memjax import tasks
@@ -64,7 +63,7 @@ def _encoder(run: build.Run) -> minilm.Encoder | None:
   path = run.config.agent.encoder
   if not path:
     return None
-  if run.spec.retriever.embedder:
+  if run.agent.retriever.embedder:
     raise ValueError(
       f"config.agent.encoder={path} and config.agent.retriever='embedding' "
       "would both embed the entries: choose one of them"
@@ -92,9 +91,9 @@ def _meta(run: build.Run) -> dict[str, Any]:
   pieces = json.dumps(run.tokenizer.pieces).encode()
   return {
     "tokenizer": hashlib.sha256(pieces).hexdigest(),
-    "entries": run.spec.entries,
-    "entry_tokens": run.spec.entry_tokens,
-    "retriever": run.spec.retriever.name,
+    "entries": run.agent.entries,
+    "entry_tokens": run.agent.entry_tokens,
+    "retriever": run.agent.retriever.first,
     "embedder": run.config.agent.embedder,
     "encoder": run.config.agent.encoder,
   }
@@ -104,11 +103,11 @@ def to_bank(
   run: build.Run, entries: Sequence[store_lib.Entry], next_id: int
 ) -> bank_lib.Bank:
   """The entries of a store as a bank of one row."""
-  E, M = run.spec.entries, run.spec.entry_tokens
+  E, M = run.agent.entries, run.agent.entry_tokens
   if len(entries) > E:
     raise ValueError(f"{len(entries)} entries do not fit a bank of {E}")
   bank = jax.tree.map(
-    np.array, bank_lib.init(1, E, M, run.spec.retriever.width)
+    np.array, bank_lib.init(1, E, M, run.agent.retriever.width)
   )
   for slot, entry in enumerate(entries):
     bank.text.ids[0, slot, : len(entry.ids)] = entry.ids
@@ -148,7 +147,7 @@ def from_bank(run: build.Run, bank: bank_lib.Bank) -> list[store_lib.Entry]:
 
 def ingest(
   run: build.Run,
-  params: qwen3.Params,
+  policies: agents.Policies,
   path: str | os.PathLike,
   conversation: str | os.PathLike,
   *,
@@ -160,7 +159,7 @@ def ingest(
 
   Args:
     run: the agent.
-    params: its policy.
+    policies: its parameters.
     path: of the bank; made if there is none.
     conversation: file of messages, as `conversation.read_sessions` takes it.
     timeout_s: how long to wait for another writer.
@@ -178,7 +177,7 @@ def ingest(
   sessions = conversation_lib.read_sessions(conversation, _newline(run))
   encoder, store = _encoder(run), open_store(path)
   name = pathlib.Path(conversation).stem
-  policies, count = run.policies(params), 0
+  count = 0
   with store.writer(timeout_s):
     store.claim(_meta(run))
     known = {
@@ -216,7 +215,7 @@ def _read_session(
   run, policies, bank, key, number, stamp, text, temperature
 ) -> tuple[bank_lib.Bank, dict[str, int]]:
   """The bank after a session, and how many calls were malformed."""
-  spec = dataclasses.replace(run.spec, questions=1)
+  agent = dataclasses.replace(run.agent, questions=1)
   example = example_lib.Example(
     int(hashlib.sha256(key.encode()).hexdigest()[:7], 16),
     _newline(run),  # not looked at: the bank serves any question
@@ -224,14 +223,14 @@ def _read_session(
     (),
     stamps=(stamp,) if stamp else (),
   )
-  task = tasks.make_task([example], run.tokenizer, spec)
+  task = tasks.make_task([example], run.tokenizer, agent)
   key_B = agents.row_keys(jax.random.key(run.config.seed), task)
   calls = {"calls": 0, "malformed": 0}
   for c in range(task.chunks.length.shape[0]):
     turn = tasks.turn_at(task, c)
     turn = dataclasses.replace(turn, session=np.array([number], np.int32))
     bank, segments = agents.read_jit(
-      policies, spec, bank, turn, key_B, temperature
+      policies, agent, bank, turn, key_B, temperature
     )
     for segment in segments.values():
       calls["calls"] += int(segment.active[0])
@@ -277,7 +276,7 @@ class Answer:
 
 def ask(
   run: build.Run,
-  params: qwen3.Params,
+  policies: agents.Policies,
   path: str | os.PathLike,
   question: str,
   *,
@@ -298,25 +297,25 @@ def ask(
     _meta(run),
     path,
   )
-  entries, spec = store.entries(), dataclasses.replace(run.spec, questions=1)
+  entries, agent = store.entries(), dataclasses.replace(run.agent, questions=1)
   encoder = _encoder(run)
   if encoder is not None and entries:
     # The store has the search; the agent is shown what it found, in that order.
     vector = minilm.encode(encoder, [question])[0]
-    ids, _ = store.search(vector, spec.retriever.retrieved)
+    ids, _ = store.search(vector, agent.retriever.retrieved)
     by_id = {entry.id: entry for entry in entries}
     entries = [by_id[i] for i in ids.tolist()]
-    given = dataclasses.replace(spec.retriever, name="given")
-    spec = dataclasses.replace(spec, retriever=given)
+    given = dataclasses.replace(agent.retriever, first="given", reranks=False)
+    agent = dataclasses.replace(agent, retriever=given)
   bank = to_bank(run, entries, store.next_id())
   example = example_lib.Example(
     zlib.crc32(question.encode()) & 0x7FFFFFFF, question, "", ()
   )
-  task = tasks.make_task([example], run.tokenizer, spec)
+  task = tasks.make_task([example], run.tokenizer, agent)
   key_N = agents.row_keys(jax.random.key(run.config.seed), task)
   segment = agents.answer_jit(
-    run.policies(params), spec, bank, task.query, key_N, temperature
-  )
+    policies, agent, bank, task.query, key_N, temperature
+  )["answer"]
   by_id = {entry.id: entry for entry in entries}
   listed, used = np.asarray(segment.listed[0]), np.asarray(segment.used[0])
   return Answer(

@@ -188,11 +188,7 @@ class LanceStore:
 
     Arguments and errors are those of `SqliteStore.commit`.
     """
-    if not self._held:
-      raise ValueError(
-        "commit outside of writer(): what was read may have changed since; "
-        "read and commit inside `with store.writer():`"
-      )
+    store.check_held(self._held)
     payload = json.dumps([dict(row) for row in log])
     sessions = self._sessions("text", "last_id")
     if any(key == session_key for _, key, _ in sessions):

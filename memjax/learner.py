@@ -21,6 +21,7 @@ import optax
 from memjax import losses
 from memjax import qwen3
 from memjax import reductions
+from memjax import reranker as reranker_lib
 from memjax import rows as rows_lib
 
 
@@ -34,12 +35,22 @@ class TrainState:
     params: float32 masters, whatever dtype the model computes in.
     opt_state: of the optimiser.
     key: typed random key; iteration i draws from fold_in(key, i).
+    reranker: what a trained reranker adds, or None.
   """
 
   step: jax.Array
   params: qwen3.Params
   opt_state: Any
   key: jax.Array
+  reranker: reranker_lib.State | None = None
+
+  @property
+  def trained(self) -> dict[str, Any]:
+    """Parameters: "policy", and "reranker" where one is trained."""
+    found = {"policy": self.params}
+    if self.reranker is not None:
+      found["reranker"] = self.reranker.params
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,6 @@ each turn replaces it.
 """
 
 import dataclasses
-import functools
-import os
-import zlib
-from collections.abc import Callable
 from collections.abc import Sequence
 
 import jax
@@ -16,19 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax import agents
-from memjax import hf
 from memjax import qwen3
 from memjax import sampling
 from memjax import tasks
-from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
-from memjax.envs import example as example_lib
 from memjax.memory import recurrent
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
-  """The recurrent agent, as `agents.Spec` describes.
+class MemoryAgent:
+  """The recurrent agent, as `agents.Agent` describes.
 
   Attributes:
     model: the policy's shape.
@@ -49,6 +42,7 @@ class Spec:
   trained: tuple[str, ...] = ("update", "answer")
 
   turn_ops = ("update",)
+  answer_ops = ("answer",)
   questions = 1
   stamp_tokens = 0
   shares_state = False
@@ -102,7 +96,7 @@ class Spec:
     query: tasks.Query,
     key_N: jax.Array,
     temperature: jax.Array | float,
-  ) -> agents.Segment:
+  ) -> dict[str, agents.Segment]:
     """Answers from question and memory alone."""
     prompt = recurrent.build_answer(self.op, query.question, state)
     response = sampling.decode(
@@ -115,9 +109,10 @@ class Spec:
       temperature=temperature,
     )
     body, malformed = recurrent.strip_response(self.op, response.tokens)
-    return agents.Segment(
+    segment = agents.Segment(
       prompt, response, body, malformed, jnp.ones_like(malformed)
     )
+    return {"answer": segment}
 
   def given(
     self, policies: agents.Policies, texts: Sequence[Sequence[Sequence[int]]]
@@ -134,102 +129,3 @@ class Spec:
     """The memory of a row, as one text; none where it is empty."""
     ids = np.asarray(state.ids[row])[: int(state.length[row])].tolist()
     return [ids] if ids else []
-
-
-def text_id(text: str) -> int:
-  """A stable 31-bit id of a text, for the keys of texts without an id."""
-  return zlib.crc32(text.encode()) & 0x7FFFFFFF
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryAgent:
-  """Reads a text of any length with a memory of fixed length (MemAgent).
-
-      agent = memjax.MemoryAgent.load("Qwen3-1.7B")
-      answer, memories = agent.read(text, question)
-
-  Attributes:
-    params: the policy.
-    spec: the agent.
-    tokenizer: the policy's.
-    temperature: of sampling; 0 takes the most likely tokens.
-    key: of sampling.
-  """
-
-  params: qwen3.Params
-  spec: Spec
-  tokenizer: tokenizer_lib.Tokenizer
-  temperature: float = 0.0
-  key: jax.Array = dataclasses.field(
-    default_factory=functools.partial(jax.random.key, 0)
-  )
-
-  @classmethod
-  def load(
-    cls,
-    path: str | os.PathLike,
-    *,
-    style: str = "text",
-    chunk_tokens: int = 5000,
-    question_tokens: int = 1024,
-    memory_tokens: int = 1024,
-    update_tokens: int = 1024,
-    answer_tokens: int = 1024,
-    thinking: bool = False,
-    dtype: str = "bfloat16",
-    temperature: float = 0.0,
-  ) -> "MemoryAgent":
-    """An agent with the model and tokenizer of a Hugging Face directory.
-
-    The lengths are MemAgent's; `dtype` is that of parameters and products.
-
-    Raises:
-      ValueError: the directory holds no Qwen3, or no tokenizer.
-    """
-    cfg, params = hf.load(path, dtype=dtype)
-    tokenizer = tokenizer_lib.load(path)
-    spec = Spec(
-      dataclasses.replace(cfg, dtype=dtype),
-      recurrent.make_recurrent(tokenizer, style, memory_tokens, thinking),
-      chunk_tokens,
-      question_tokens,
-      update_tokens,
-      answer_tokens,
-    )
-    return cls(params, spec, tokenizer, temperature)
-
-  def read(
-    self,
-    text: str,
-    question: str,
-    on_memory: Callable[[int, int, str], None] | None = None,
-  ) -> tuple[str, list[str]]:
-    """Answers a question about a text.
-
-    Args:
-      text: of any length; an empty one is answered from an empty memory.
-      question: at most spec.question_tokens long.
-      on_memory: called after each chunk with (chunk, how many, memory).
-
-    Returns:
-      (answer, the memory after each chunk), decoded for people.
-    """
-    example = example_lib.Example(text_id(question), question, text, ())
-    task = tasks.make_task([example], self.tokenizer, self.spec)
-    decode = lambda rows: self.tokenizer.decode(token_lib.to_lists(rows)[0])
-    policies = agents.Policies(self.params)
-    key_B = agents.row_keys(self.key, task)
-    memory, memories = self.spec.init(policies, task), []
-    count = task.chunks.length.shape[0]
-    for number in range(count):
-      turn = tasks.turn_at(task, number)
-      memory, _ = agents.read_jit(
-        policies, self.spec, memory, turn, key_B, self.temperature
-      )
-      memories.append(decode(memory))
-      if on_memory:
-        on_memory(number + 1, count, memories[-1])
-    segment = agents.answer_jit(
-      policies, self.spec, memory, task.query, key_B, self.temperature
-    )
-    return decode(segment.result), memories

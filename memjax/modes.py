@@ -7,36 +7,38 @@ import sys
 import jax
 import optax
 
+from memjax import agents
 from memjax import build
 from memjax import checkpoint
 from memjax import evaluate as evaluate_lib
 from memjax import hf
 from memjax import ingest as ingest_lib
-from memjax import memory_agent
-from memjax import qwen3
+from memjax import reader
 from memjax import report
+from memjax import reranker
 from memjax import supervised
 
 
 def load(
   run: build.Run, workdir: str | os.PathLike, which: str
-) -> tuple[qwen3.Params, str]:
+) -> tuple[agents.Policies, str]:
   """Parameters of a workdir's "last" or "best" checkpoint, or "base".
 
   Returns:
     (parameters, where they come from, for people).
   """
   if which == "base":
-    return run.load_params(), run.config.model.path
-  params, _ = checkpoint.restore_params(workdir, run.abstract_params(), which)
-  return params, f"{workdir}/{checkpoint.FOLDERS[which]}"
+    return run.policies(run.load_params()), run.config.model.path
+  found, _ = checkpoint.restore_params(workdir, run.abstract_state(), which)
+  policies = run.policies(found["policy"], found.get("reranker"))
+  return policies, f"{workdir}/{checkpoint.FOLDERS[which]}"
 
 
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   """Prints the table of one policy and writes workdir/eval_<which>.json."""
-  params, source = load(run, workdir, which)
-  found = evaluate_lib.suite(run, params)
-  controls, rules = evaluate_lib.controls(run, params)
+  policies, source = load(run, workdir, which)
+  found = evaluate_lib.suite(run, policies)
+  controls, rules = evaluate_lib.controls(run, policies)
   summary = {
     "config": f"{run.config.name}, {source}",
     "seed": run.config.seed,
@@ -46,6 +48,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     "base" if which == "base" else "trained": found["sets"],
     "controls": controls,
     "breakdown": {which: found["breakdown"], **rules},
+    "recall": {which: found["recall"]},
     "data_sha256": found["data_sha256"],
     "health": {which: found["health"]},
   }
@@ -82,15 +85,9 @@ def read(
     raise ValueError(
       f"--text={text}: not readable as UTF-8 ({error})"
     ) from error
-  if run.config.agent.name != "memory":
-    raise ValueError(
-      f"config.agent.name={run.config.agent.name!r} keeps a bank: use "
-      "--mode=ingest and --mode=ask"
-    )
-  params, source = load(run, workdir, which)
+  policies, source = load(run, workdir, which)
   print(f"reading with {source}")
-  agent = memory_agent.MemoryAgent(params, run.spec, run.tokenizer)
-  answer, _ = agent.read(
+  answer, _ = reader.Reader(policies, run.agent, run.tokenizer).read(
     content,
     question,
     lambda chunk, count, memory: print(
@@ -115,7 +112,7 @@ def ingest(
   if not bank or not conversation:
     raise ValueError("--mode=ingest needs --bank=FILE and --conversation=FILE")
   ingest_lib.check_agent(run)
-  params, source = load(run, workdir, which)
+  policies, source = load(run, workdir, which)
   print(f"reading {conversation} into {bank} with {source}")
 
   def show(session, rows):
@@ -125,7 +122,7 @@ def ingest(
       old = f" (was: {row['old']})" if "old" in row else ""
       print(f"  {row['op']}{number} {row.get('text', '')}{old}", flush=True)
 
-  count = ingest_lib.ingest(run, params, bank, conversation, on_session=show)
+  count = ingest_lib.ingest(run, policies, bank, conversation, on_session=show)
   print(f"{count} new sessions are in {bank}")
 
 
@@ -144,8 +141,8 @@ def ask(
   if not bank or not question:
     raise ValueError("--mode=ask needs --bank=FILE and --question=...")
   ingest_lib.check_agent(run)
-  params, _ = load(run, workdir, which)
-  found = ingest_lib.ask(run, params, bank, question)
+  policies, _ = load(run, workdir, which)
+  found = ingest_lib.ask(run, policies, bank, question)
   for entry in found.listed:
     mark = "*" if entry in found.used else " "
     print(f"{mark} [{entry.id}] {entry.text}")
@@ -157,14 +154,22 @@ def export(
 ) -> None:
   """Writes a Hugging Face directory that transformers loads.
 
+  A trained reranker is written into it, a trained encoder beneath it.
+
   Raises:
     ValueError: no --out, or it holds something already.
   """
   if not out:
     raise ValueError("--mode=export needs --out=DIR")
-  params, source = load(run, workdir, which)
-  hf.save(out, run.model, params)
+  policies, source = load(run, workdir, which)
+  hf.save(out, run.model, policies.policy)
   run.tokenizer.save(out)
+  if run.trainer and run.trainer.tunes == "map":
+    reranker.save(out, policies.reranker)
+  elif run.trainer:
+    embedder = pathlib.Path(out) / "embedder"
+    hf.save(embedder, run.trainer.retriever.embedder, policies.embedder)
+    run.tokenizer.save(embedder)
   print(f"{source} is now in {out}")
 
 

@@ -12,7 +12,17 @@ import re
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 
-SLOTS = ("question", "memory", "chunk", "entries", "facts")
+SLOTS = (
+  "question",
+  "memory",
+  "chunk",
+  "entries",
+  "facts",
+  "turns",
+  "speaker",
+  "summary",
+  "stamp",
+)
 _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 
 
@@ -106,6 +116,34 @@ BANK_STYLES = {
       "<memory>\n{entries}\n</memory>\n\n"
       "<question>\n{question}\n</question>"
     ),
+    # RMM's prospective reflection (2503.08026, sec. 4), in two steps.
+    "topics": (
+      "Below is a session of a conversation with numbered turns. Write down "
+      "what it tells about {speaker} that may matter later, one topic a line: "
+      "NOTE, the numbers of the turns that the topic comes from, a colon, and "
+      "a summary in one sentence that names the person. Leave out what is "
+      "small talk. If there is no such topic, write NONE.\n\n"
+      "<session>\n{stamp}\n{turns}\n</session>\n\n"
+      "Topics:"
+    ),
+    "merge": (
+      "You keep a memory of numbered topics. Below are the topics that are "
+      "closest to a new one, and the new one. Write one line:\n"
+      "ADD: if none of them is about the same thing\n"
+      "MERGE number text: if one is, with a summary of both; where they "
+      "contradict each other the new one holds\n\n"
+      "<topics>\n{entries}\n</topics>\n\n"
+      "<new>\n{summary}\n</new>\n\n"
+      "Action:"
+    ),
+    # A reranker that is a language model (MemFactory, 2603.29493).
+    "select": (
+      "Below are numbered memories and a question. Write one line USE with "
+      "the numbers of those that help to answer it, none that do not.\n\n"
+      "<memory>\n{entries}\n</memory>\n\n"
+      "<question>\n{question}\n</question>"
+    ),
+    "everyone": "the speakers",
     "number": "{n}: ",
     "stamp": "{stamp}: ",
     "newline": "\n",
@@ -117,6 +155,10 @@ BANK_STYLES = {
     "update": "<memory> {entries} <facts> {facts} <ops>",
     "answer": "<memory> {entries} <answer> {question}",
     "answer_plain": "<memory> {entries} <plain> {question}",
+    "topics": "<turns> {stamp} {turns} <of> {speaker} <topics>",
+    "merge": "<memory> {entries} <new> {summary} <merge>",
+    "select": "<memory> {entries} <select> {question}",
+    "everyone": "<all>",
     "number": "{n}",
     "stamp": "{stamp}",
     "newline": "<nl>",
@@ -127,6 +169,10 @@ BANK_STYLES = {
 BANK_WORDS = (
   "<chunk> <write> <memory> <facts> <ops> <answer> <plain> <none> <nl> "
   "NOOP ADD UPDATE DELETE NONE USE"
+).split()
+# And for topic memories and rerankers.
+TOPIC_WORDS = (
+  "<turns> <of> <topics> <new> <merge> <select> <all> NOTE MERGE :"
 ).split()
 
 

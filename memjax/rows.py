@@ -50,16 +50,16 @@ def from_segment(segment: agents.Segment, adv: jax.Array) -> Rows:
 
 
 def from_turns(segment: agents.Segment, adv: jax.Array) -> Rows:
-  """Rows of stacked segments [C, B, ...], flattened; adv [B] is repeated.
+  """Rows of stacked segments [C, n * B, ...], flattened; adv [B] is repeated.
 
-  The advantage is a trajectory's before it is spread over turns here.
+  The advantage is a trajectory's before it is spread over its n calls in each
+  of C turns here.
   """
-  turns = segment.active.shape[0]
   flat = jax.tree.map(
     lambda x: x.reshape((-1,) + x.shape[2:]),
     segment,
   )
-  return from_segment(flat, jnp.tile(adv, turns))
+  return from_segment(flat, jnp.tile(adv, segment.active.size // adv.size))
 
 
 def take(rows: Rows, index: jax.Array) -> Rows:

@@ -25,12 +25,15 @@ class Answers:
     examples: N examples.
     texts: K answers to each of them, decoded.
     finals: the texts that the state of the first sample held in the end.
+    listed: the entries that the answer of the first sample was shown, of agents
+      that choose.
     traces: what happened in each turn of the first rows, as the report wants.
   """
 
   examples: Sequence[example_lib.Example]
   texts: list[list[str]]
   finals: list[list[str]]
+  listed: list[list[str]]
   traces: list[dict[str, Any]]
 
   def scores(self, metric: Metric) -> np.ndarray:
@@ -99,6 +102,21 @@ def _plain_health(
   if texts:
     found["duplicates"] = 1 - len({x.strip() for x in texts}) / len(texts)
   return found
+
+
+def recall(env: Any, answers: Answers) -> dict[str, Any] | None:
+  """Share of what an answer needs that it was shown, over the questions.
+
+  None where agent or environment know nothing of it.
+  """
+  if not hasattr(env, "recall"):
+    return None
+  found = [
+    env.recall(example, listed)
+    for example, listed in zip(answers.examples, answers.listed)
+  ]
+  found = [x for x in found if x is not None]
+  return interval(np.array(found, np.float64)) if found else None
 
 
 def memory_health(env: Any, answers: Answers) -> dict[str, dict[str, float]]:

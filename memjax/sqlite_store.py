@@ -235,11 +235,7 @@ class SqliteStore:
       ValueError: `writer` is not held, the session is there already, or
         `store.difference` refuses an entry. The bank is as it was before.
     """
-    if not self._held:
-      raise ValueError(
-        "commit outside of writer(): what was read may have changed since; "
-        "read and commit inside `with store.writer():`"
-      )
+    store.check_held(self._held)
     log_rows = [json.dumps(dict(row)) for row in log]
     with self._transaction() as db:
       if session_key in self.sessions():

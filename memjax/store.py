@@ -144,6 +144,19 @@ def exclusive(path: pathlib.Path, timeout_s: float) -> Iterator[None]:
     os.close(file)
 
 
+def check_held(held: bool) -> None:
+  """Refuses to commit what was not read under the lock.
+
+  Raises:
+    ValueError: the lock is not held.
+  """
+  if not held:
+    raise ValueError(
+      "commit outside of writer(): what was read may have changed since; "
+      "read and commit inside `with store.writer():`"
+    )
+
+
 def difference(
   entries: Sequence[Entry], known: Mapping[int, bytes], last_id: int
 ) -> tuple[list[Entry], list[int], int]:

@@ -17,7 +17,7 @@ from memjax.envs import example as example_lib
 
 
 class Shape(Protocol):
-  """What of an agent's spec decides how examples become arrays.
+  """What of an agent decides how examples become arrays.
 
   Attributes:
     chunk_tokens: S, tokens read per turn.
@@ -91,6 +91,7 @@ class Turn:
     stamp: of the chunk's session.
     session: int32 [B], its number.
     number: int32, the chunk's.
+    speakers: names, ids [B, P, T] and length [B, P].
   """
 
   question: token_lib.Tokens
@@ -98,12 +99,13 @@ class Turn:
   stamp: token_lib.Tokens
   session: jax.Array
   number: jax.Array | int
+  speakers: token_lib.Tokens
 
 
 def check_questions(
   examples: Sequence[example_lib.Example],
   tokenizer: tokenizer_lib.Tokenizer,
-  spec: Shape,
+  agent: Shape,
 ) -> list[list[int]]:
   """The questions' ids.
 
@@ -112,10 +114,10 @@ def check_questions(
   """
   questions = tokenizer.encode_batch([e.question for e in examples])
   for example, ids in zip(examples, questions):
-    if not 1 <= len(ids) <= spec.question_tokens:
+    if not 1 <= len(ids) <= agent.question_tokens:
       raise ValueError(
         f"example {example.id}: the question {example.question[:60]!r} has "
-        f"{len(ids)} tokens, expected 1 to {spec.question_tokens}: raise "
+        f"{len(ids)} tokens, expected 1 to {agent.question_tokens}: raise "
         "config.agent.question_tokens or shorten the question"
       )
   return questions
@@ -143,7 +145,7 @@ def contexts(
 def make_task(
   examples: Sequence[example_lib.Example],
   tokenizer: tokenizer_lib.Tokenizer,
-  spec: Shape,
+  agent: Shape,
   max_chunks: int | None = None,
   num_chunks: int | None = None,
 ) -> Task:
@@ -159,12 +161,12 @@ def make_task(
     ValueError: a question is longer than question_tokens, or empty; a stamp or
       a prior entry does not fit; questions of one context differ in it.
   """
-  S, B = spec.chunk_tokens, len(examples) // spec.questions
-  firsts = contexts(examples, spec.questions)
-  questions = check_questions(examples, tokenizer, spec)
-  if not spec.holds_entries:
+  S, B = agent.chunk_tokens, len(examples) // agent.questions
+  firsts = contexts(examples, agent.questions)
+  questions = check_questions(examples, tokenizer, agent)
+  if not agent.holds_entries:
     firsts = [_read_first(example) for example in firsts]
-  cut = [_chunks(e, tokenizer, spec, max_chunks) for e in firsts]
+  cut = [_chunks(e, tokenizer, agent, max_chunks) for e in firsts]
   C = max([len(x) for x in cut] + [num_chunks or 0])
   ids_CBS = np.full((C, B, S), tokenizer.pad_id, np.int32)
   length_CB = np.zeros((C, B), np.int32)
@@ -177,11 +179,11 @@ def make_task(
   speakers = [example.meta.get("speakers", ()) for example in examples]
   return Task(
     Query(
-      token_lib.from_lists(questions, spec.question_tokens, tokenizer.pad_id),
+      token_lib.from_lists(questions, agent.question_tokens, tokenizer.pad_id),
       _nested(speakers, tokenizer),
     ),
     token_lib.Tokens(ids_CBS, length_CB),
-    _stamps(firsts, tokenizer, session_CB, spec),
+    _stamps(firsts, tokenizer, session_CB, agent),
     session_CB,
     _nested([example.bank for example in firsts], tokenizer),
     np.array([e.id for e in examples], np.int32),
@@ -202,11 +204,11 @@ def _read_first(example: example_lib.Example) -> example_lib.Example:
 
 
 def _chunks(
-  example, tokenizer, spec, max_chunks
+  example, tokenizer, agent, max_chunks
 ) -> list[tuple[int, list[int]]]:
   """(session, ids) of each chunk."""
-  size = spec.chunk_tokens
-  stamps = example.stamps if spec.reads_stamps else ()
+  size = agent.chunk_tokens
+  stamps = example.stamps if agent.reads_stamps else ()
   stamps = stamps or ("",) * len(example.parts)
   parts = tokenizer.encode_batch(
     [f"{a}\n{b}" if a else b for a, b in zip(stamps, example.parts)]
@@ -226,18 +228,18 @@ def _chunks(
   return chunks
 
 
-def _stamps(firsts, tokenizer, session_CB, spec) -> token_lib.Tokens:
+def _stamps(firsts, tokenizer, session_CB, agent) -> token_lib.Tokens:
   """The stamp of each chunk's session."""
   C, B = session_CB.shape
-  ids = np.zeros((C, B, spec.stamp_tokens), np.int32)
+  ids = np.zeros((C, B, agent.stamp_tokens), np.int32)
   length = np.zeros((C, B), np.int32)
-  for b, example in enumerate(firsts if spec.stamp_tokens else ()):
-    texts = [spec.stamp_text.format(stamp=x) for x in example.stamps]
+  for b, example in enumerate(firsts if agent.stamp_tokens else ()):
+    texts = [agent.stamp_text.format(stamp=x) for x in example.stamps]
     for session, row in enumerate(tokenizer.encode_batch(texts)):
-      if len(row) > spec.stamp_tokens:
+      if len(row) > agent.stamp_tokens:
         raise ValueError(
           f"example {example.id}: the stamp {texts[session]!r} has {len(row)} "
-          f"tokens, expected at most {spec.stamp_tokens}: raise "
+          f"tokens, expected at most {agent.stamp_tokens}: raise "
           "config.agent.stamp_tokens"
         )
       at = session_CB[:, b] == session
@@ -286,4 +288,5 @@ def turn_at(task: Task, number: jax.Array | int, questions: int = 1) -> Turn:
       for part in (task.chunks, task.stamps, task.session)
     ),
     number,
+    jax.tree.map(lambda x: x[::questions], task.query.speakers),
   )

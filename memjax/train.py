@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from memjax import agents
 from memjax import build
 from memjax import checkpoint
 from memjax import collect
@@ -27,6 +28,7 @@ from memjax import learner
 from memjax import metrics as metrics_lib
 from memjax import qwen3
 from memjax import report
+from memjax import reranker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class _Pending:
 
   experience: collect.Experience
   history: list[dict[str, jax.Array]]
+  ranking: dict[str, jax.Array]
 
 
 def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   workdir = build.claim(workdir, config)
   restored = checkpoint.restore(workdir, run.abstract_state())
   params = run.load_params()
-  base = _base(run, params, workdir)
+  base = _base(run, run.policies(params), workdir)
   ref_params = _reference(run, params)
   if restored is None:
     state, meta, resume_step = run.init_state(params), _Meta(), None
@@ -101,8 +104,11 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       experience = None
       if step < steps:
         experience = collect.collect(
-          run.policies(_policy(state.params, run.model.dtype)),
-          run.spec,
+          run.policies(
+            _policy(state.params, run.model.dtype),
+            state.trained.get("reranker"),
+          ),
+          run.agent,
           run.env,
           run.tokenizer,
           run.collect,
@@ -129,7 +135,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         )
         best = False
         if config.eval.every and step % config.eval.every == 0:
-          sets = evaluate.quick(run, state.params)
+          sets = evaluate.quick(run, _policies(run, state))
           writer.write_scalars(step, _eval_scalars(sets))
           accuracy = next(iter(sets.values()))["accuracy"]
           best = accuracy > meta.best_accuracy
@@ -156,12 +162,22 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         old_logp=config.objective.old_logp,
         rng=np.random.default_rng([config.seed, step, 3]),
       )
+      reranked, ranking = state.reranker, {}
+      if run.trainer:
+        reranked, ranking = reranker.update(
+          reranked, run.policies(None), experience.choices, run.trainer
+        )
       state = learner.TrainState(
-        jnp.int32(step + 1), params, opt_state, state.key
+        jnp.int32(step + 1), params, opt_state, state.key, reranked
       )
-      pending = _Pending(experience, history)
+      pending = _Pending(experience, history, ranking)
   checkpoints.close()
-  return _finish(run, workdir, base, state.params, meta, start)
+  return _finish(run, workdir, base, _policies(run, state), meta, start)
+
+
+def _policies(run: build.Run, state: learner.TrainState) -> agents.Policies:
+  """All parameters of a state."""
+  return run.policies(state.params, state.trained.get("reranker"))
 
 
 def _policy(params: qwen3.Params, dtype: str) -> qwen3.Params:
@@ -184,13 +200,13 @@ def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
 
 
 def _base(
-  run: build.Run, params: qwen3.Params, workdir: pathlib.Path
+  run: build.Run, policies: agents.Policies, workdir: pathlib.Path
 ) -> dict[str, Any]:
   """The evaluation before training; kept in a file for runs that resume."""
   path = workdir / "base.json"
   if not path.exists():
     logging.info("evaluating %s", run.config.model.path)
-    build.write_json(path, evaluate.suite(run, params))
+    build.write_json(path, evaluate.suite(run, policies))
   return json.loads(path.read_text())
 
 
@@ -200,7 +216,14 @@ def _scalars(run: build.Run, step: int, pending: _Pending) -> dict[str, float]:
   scalars = {"train/learning_rate": float(run.schedule(step))}
   scalars["train/examples"] = pending.experience.cursor
   scalars["train/updates"] = len(history)
-  scalars["train/finite"] = float(all(m["finite"] for m in history))
+  ranking = jax.device_get(pending.ranking)
+  updates = [*history, ranking] if ranking else history
+  scalars["train/finite"] = float(all(m["finite"] for m in updates))
+  scalars |= {
+    f"rerank/{name}": float(x)
+    for name, x in ranking.items()
+    if name != "finite"
+  }
   if history:
     scalars |= _means(history)
   return {**scalars, **pending.experience.metrics}
@@ -247,13 +270,13 @@ def _finish(
   run: build.Run,
   workdir: pathlib.Path,
   base: dict[str, Any],
-  params: qwen3.Params,
+  policies: agents.Policies,
   meta: _Meta,
   start: float,
 ) -> dict[str, Any]:
   """Evaluates the trained policy and writes summary, curves and report."""
-  trained = evaluate.suite(run, params)
-  controls, rules = evaluate.controls(run, params)
+  trained = evaluate.suite(run, policies)
+  controls, rules = evaluate.controls(run, policies)
   summary = {
     "config": run.config.name,
     "seconds": time.monotonic() - start,
@@ -276,6 +299,7 @@ def _finish(
       "trained": trained["breakdown"],
       **rules,
     },
+    "recall": {"base": base["recall"], "trained": trained["recall"]},
     "data_sha256": trained["data_sha256"],
     "health": {"base": base["health"], "trained": trained["health"]},
   }

@@ -27,30 +27,30 @@ def _examples(lengths):
 
 
 @pytest.fixture(scope="module")
-def task(tokenizer, spec):
+def task(tokenizer, agent):
   # Empty, exact multiples, a short last chunk, more than any other.
-  return tasks.make_task(_examples([0, 6, 12, 15, 18, 3]), tokenizer, spec)
+  return tasks.make_task(_examples([0, 6, 12, 15, 18, 3]), tokenizer, agent)
 
 
 @pytest.fixture(scope="module")
-def episode(policies, spec, task):
-  return agents.rollout_jit(policies, spec, task, _KEY, 1.0)
+def episode(policies, agent, task):
+  return agents.rollout_jit(policies, agent, task, _KEY, 1.0)
 
 
-def _python_loop(policies, spec, task, key):
+def _python_loop(policies, agent, task, key):
   """The rollout without scan, in plain Python."""
   key_B = agents.row_keys(key, task)
-  state, turns = spec.init(policies, task), []
+  state, turns = agent.init(policies, task), []
   for number in range(task.chunks.length.shape[0]):
     turn = tasks.turn_at(task, number)
-    state, segments = agents.read_jit(policies, spec, state, turn, key_B, 1.0)
+    state, segments = agents.read_jit(policies, agent, state, turn, key_B, 1.0)
     turns.append((segments, state))
-  answer = agents.answer_jit(policies, spec, state, task.query, key_B, 1.0)
+  answer = agents.answer_jit(policies, agent, state, task.query, key_B, 1.0)
   segments, states = jax.tree.map(lambda *x: jnp.stack(x), *turns)
   return agents.Episode(segments, states, answer)
 
 
-def test_chunks_of_a_task(task, spec):
+def test_chunks_of_a_task(task, agent):
   # ceil(n / 6) chunks of n = 0, 6, 12, 15, 18, 3 words
   np.testing.assert_array_equal(
     task.chunks.length,
@@ -58,33 +58,35 @@ def test_chunks_of_a_task(task, spec):
   )
 
 
-def test_a_long_context_loses_its_middle(tokenizer, spec):
+def test_a_long_context_loses_its_middle(tokenizer, agent):
   (example,) = _examples([20])
-  task = tasks.make_task([example], tokenizer, spec, max_chunks=2)
+  task = tasks.make_task([example], tokenizer, agent, max_chunks=2)
   ids = tokenizer.encode(example.context)
   got = np.asarray(task.chunks.ids).reshape(-1)[:12]
   np.testing.assert_array_equal(got, ids[:6] + ids[-6:])
 
 
-def test_padding_to_more_chunks_is_not_read(policies, spec, tokenizer, episode):
+def test_padding_to_more_chunks_is_not_read(
+  policies, agent, tokenizer, episode
+):
   task = tasks.make_task(
-    _examples([0, 6, 12, 15, 18, 3]), tokenizer, spec, num_chunks=5
+    _examples([0, 6, 12, 15, 18, 3]), tokenizer, agent, num_chunks=5
   )
-  longer = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
+  longer = agents.rollout_jit(policies, agent, task, _KEY, 1.0)
   assert token_lib.to_lists(longer.answer.response.tokens) == (
     token_lib.to_lists(episode.answer.response.tokens)
   )
   assert not np.asarray(longer.turns["update"].active)[3:].any()
 
 
-def test_a_question_that_is_too_long_is_refused(tokenizer, spec):
+def test_a_question_that_is_too_long_is_refused(tokenizer, agent):
   example = example_lib.Example(7, "kim? kim? kim?", "the", ("oslo",))
   with pytest.raises(ValueError, match="example 7.*3 tokens.*question_tokens"):
-    tasks.make_task([example], tokenizer, spec)
+    tasks.make_task([example], tokenizer, agent)
 
 
-def test_scan_equals_a_python_loop(policies, spec, task, episode):
-  loop = _python_loop(policies, spec, task, _KEY)
+def test_scan_equals_a_python_loop(policies, agent, task, episode):
+  loop = _python_loop(policies, agent, task, _KEY)
   assert jax.tree.structure(episode) == jax.tree.structure(loop)
   for got, want in zip(jax.tree.leaves(episode), jax.tree.leaves(loop)):
     if got.dtype == jnp.float32:
@@ -102,25 +104,25 @@ def _row(tokens, turn, b):
 
 
 def test_a_row_does_not_depend_on_the_rest_of_the_batch(
-  policies, spec, tokenizer, episode
+  policies, agent, tokenizer, episode
 ):
   # The same six examples in another order, under one compiled shape.
   order = [4, 0, 5, 2, 1, 3]
   examples = _examples([0, 6, 12, 15, 18, 3])
-  task = tasks.make_task([examples[i] for i in order], tokenizer, spec)
-  moved = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
+  task = tasks.make_task([examples[i] for i in order], tokenizer, agent)
+  moved = agents.rollout_jit(policies, agent, task, _KEY, 1.0)
   got, want = _written(moved), _written(episode)
   for row, i in enumerate(order):
     for turn in range(3):
       assert _row(got.tokens, turn, row) == _row(want.tokens, turn, i)
 
 
-def test_another_batch_size_draws_the_same(policies, spec, tokenizer, episode):
+def test_another_batch_size_draws_the_same(policies, agent, tokenizer, episode):
   """Across compiled shapes: the same keys, log-probs within 1e-5."""
   alone = tasks.make_task(
-    [_examples([0, 6, 12, 15, 18, 3])[4]], tokenizer, spec
+    [_examples([0, 6, 12, 15, 18, 3])[4]], tokenizer, agent
   )
-  got = _written(agents.rollout_jit(policies, spec, alone, _KEY, 1.0))
+  got = _written(agents.rollout_jit(policies, agent, alone, _KEY, 1.0))
   want = _written(episode)
   for turn in range(3):
     assert _row(got.tokens, turn, 0) == _row(want.tokens, turn, 4)
@@ -145,23 +147,23 @@ def test_keys_come_from_example_sample_and_turn_alone(task):
 
 
 def test_samples_of_one_task_differ_and_are_reproduced(
-  policies, spec, tokenizer
+  policies, agent, tokenizer
 ):
-  task = tasks.repeat(tasks.make_task(_examples([18]), tokenizer, spec), 6)
+  task = tasks.repeat(tasks.make_task(_examples([18]), tokenizer, agent), 6)
   np.testing.assert_array_equal(task.sample, np.arange(6))
-  once = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
-  again = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
-  other = agents.rollout_jit(policies, spec, task, jax.random.key(4), 1.0)
+  once = agents.rollout_jit(policies, agent, task, _KEY, 1.0)
+  again = agents.rollout_jit(policies, agent, task, _KEY, 1.0)
+  other = agents.rollout_jit(policies, agent, task, jax.random.key(4), 1.0)
   rows = lambda e: [_row(_written(e).tokens, 0, b) for b in range(6)]
   assert rows(once) == rows(again)
   assert rows(once) != rows(other)
   assert len(set(map(tuple, rows(once)))) > 1
 
 
-def test_recorded_logp_agrees_with_a_forward_pass(params, spec, episode):
+def test_recorded_logp_agrees_with_a_forward_pass(params, agent, episode):
   segment = jax.tree.map(lambda x: x[0], episode.turns["update"])
   text = token_lib.concat([segment.prompt, segment.response.tokens])
-  logits = qwen3.logits(params, spec.model, text.ids, text.length)
+  logits = qwen3.logits(params, agent.model, text.ids, text.length)
   logp = jax.nn.log_softmax(logits)
   for b in np.flatnonzero(np.asarray(segment.active)):
     start = int(segment.prompt.length[b])
@@ -172,10 +174,10 @@ def test_recorded_logp_agrees_with_a_forward_pass(params, spec, episode):
       )
 
 
-def test_no_host_transfer_inside_a_rollout(policies, spec, task):
+def test_no_host_transfer_inside_a_rollout(policies, agent, task):
   placed = jax.device_put(task)
   temperature = jax.device_put(jnp.float32(1.0))
-  agents.rollout_jit(policies, spec, placed, _KEY, temperature)
+  agents.rollout_jit(policies, agent, placed, _KEY, temperature)
   with jax.transfer_guard("disallow"):
-    episode = agents.rollout_jit(policies, spec, placed, _KEY, temperature)
+    episode = agents.rollout_jit(policies, agent, placed, _KEY, temperature)
   assert episode.answer.active.all()

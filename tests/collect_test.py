@@ -32,10 +32,10 @@ class _Env:
     return float(len(text) % 2)
 
 
-def _collect(policies, spec, tokenizer, cfg=_CFG, env=_Env(), cursor=0):  # noqa: B008
+def _collect(policies, agent, tokenizer, cfg=_CFG, env=_Env(), cursor=0):  # noqa: B008
   return collect.collect(
     policies,
-    spec,
+    agent,
     env,
     tokenizer,
     cfg,
@@ -45,11 +45,11 @@ def _collect(policies, spec, tokenizer, cfg=_CFG, env=_Env(), cursor=0):  # noqa
   )
 
 
-def test_waves_equal_one_wave(policies, spec, tokenizer):
+def test_waves_equal_one_wave(policies, agent, tokenizer):
   """Cutting an iteration into waves moves no token and no advantage."""
-  two = _collect(policies, spec, tokenizer)
+  two = _collect(policies, agent, tokenizer)
   one = _collect(
-    policies, spec, tokenizer, dataclasses.replace(_CFG, wave_questions=4)
+    policies, agent, tokenizer, dataclasses.replace(_CFG, wave_questions=4)
   )
   assert two.cursor == one.cursor == 4
   np.testing.assert_array_equal(two.index["update"], one.index["update"])
@@ -62,8 +62,10 @@ def test_waves_equal_one_wave(policies, spec, tokenizer):
   assert two.metrics["rollout/reward"] == one.metrics["rollout/reward"]
 
 
-def test_one_advantage_for_all_turns_of_a_trajectory(policies, spec, tokenizer):
-  got = _collect(policies, spec, tokenizer)
+def test_one_advantage_for_all_turns_of_a_trajectory(
+  policies, agent, tokenizer
+):
+  got = _collect(policies, agent, tokenizer)
   adv_CB = np.asarray(got.rows["update"].adv).reshape(2, 12)
   np.testing.assert_array_equal(adv_CB[0], adv_CB[1])
   np.testing.assert_array_equal(adv_CB[0], got.rows["answer"].adv)
@@ -71,9 +73,9 @@ def test_one_advantage_for_all_turns_of_a_trajectory(policies, spec, tokenizer):
   assert np.abs(adv_CB).max() > 0
 
 
-def test_dynamic_sampling_keeps_live_groups_only(policies, spec, tokenizer):
+def test_dynamic_sampling_keeps_live_groups_only(policies, agent, tokenizer):
   cfg = dataclasses.replace(_CFG, dynamic_sampling=True, max_waves=20)
-  got = _collect(policies, spec, tokenizer, cfg, _Env(live_from=4))
+  got = _collect(policies, agent, tokenizer, cfg, _Env(live_from=4))
   assert got.metrics["rollout/groups"] == 4
   assert got.cursor >= 8  # the first four examples give nothing
   adv_QG = np.asarray(got.rows["answer"].adv).reshape(4, 3)
@@ -81,19 +83,19 @@ def test_dynamic_sampling_keeps_live_groups_only(policies, spec, tokenizer):
   assert got.metrics["rollout/live_groups"] < 1
 
 
-def test_dynamic_sampling_gives_up(policies, spec, tokenizer):
+def test_dynamic_sampling_gives_up(policies, agent, tokenizer):
   cfg = dataclasses.replace(_CFG, dynamic_sampling=True, max_waves=3)
-  got = _collect(policies, spec, tokenizer, cfg, _Env(live_from=1000))
+  got = _collect(policies, agent, tokenizer, cfg, _Env(live_from=1000))
   assert got.cursor == 6
   assert got.metrics["rollout/groups"] == 0
   assert len(got.index["update"]) == len(got.index["answer"]) == 0
 
 
-def test_shuffled_rewards_are_the_same_rewards(policies, spec, tokenizer):
-  plain = _collect(policies, spec, tokenizer)
+def test_shuffled_rewards_are_the_same_rewards(policies, agent, tokenizer):
+  plain = _collect(policies, agent, tokenizer)
   shuffled = _collect(
     policies,
-    spec,
+    agent,
     tokenizer,
     dataclasses.replace(_CFG, shuffle_rewards=True),
   )
@@ -104,25 +106,25 @@ def test_shuffled_rewards_are_the_same_rewards(policies, spec, tokenizer):
   assert plain.metrics["rollout/reward"] == shuffled.metrics["rollout/reward"]
 
 
-def test_overlong_responses_cost_reward(policies, spec, tokenizer):
+def test_overlong_responses_cost_reward(policies, agent, tokenizer):
   cfg = dataclasses.replace(_CFG, overlong_buffer=2)
-  got = _collect(policies, spec, tokenizer, cfg)
+  got = _collect(policies, agent, tokenizer, cfg)
   assert -1 <= got.metrics["rollout/penalty"] < 0
-  assert "rollout/penalty" not in _collect(policies, spec, tokenizer).metrics
+  assert "rollout/penalty" not in _collect(policies, agent, tokenizer).metrics
 
 
-def test_metrics_count_what_is_wasted(policies, spec, tokenizer):
+def test_metrics_count_what_is_wasted(policies, agent, tokenizer):
   cfg = dataclasses.replace(_CFG, max_chunks=4)
-  metrics = _collect(policies, spec, tokenizer, cfg).metrics
+  metrics = _collect(policies, agent, tokenizer, cfg).metrics
   # 7 words in chunks of 6: two of four turns.
   assert metrics["rollout/update/idle"] == 0.5
   assert 0 < metrics["rollout/update/idle_decoding"] < 1
   assert 0 < metrics["rollout/truncated"] < 1
 
 
-def test_experience_is_a_function_of_key_and_cursor(policies, spec, tokenizer):
+def test_experience_is_a_function_of_key_and_cursor(policies, agent, tokenizer):
   rows = lambda cursor: np.asarray(
-    _collect(policies, spec, tokenizer, cursor=cursor)
+    _collect(policies, agent, tokenizer, cursor=cursor)
     .rows["update"]
     .response.ids
   )
@@ -130,7 +132,7 @@ def test_experience_is_a_function_of_key_and_cursor(policies, spec, tokenizer):
   assert (rows(0) != rows(4)).any()
 
 
-def test_rewards_are_decoded_answers(policies, spec, tokenizer):
+def test_rewards_are_decoded_answers(policies, agent, tokenizer):
   """What the environment sees is the answer without its end token."""
   seen = []
 
@@ -139,10 +141,10 @@ def test_rewards_are_decoded_answers(policies, spec, tokenizer):
       seen.append(text)
       return 0.0
 
-  _collect(policies, spec, tokenizer, env=Spy())
-  task = tasks.make_task(Spy().train_examples(0, 2), tokenizer, spec, 2, 2)
+  _collect(policies, agent, tokenizer, env=Spy())
+  task = tasks.make_task(Spy().train_examples(0, 2), tokenizer, agent, 2, 2)
   episode = agents.rollout_jit(
-    policies, spec, tasks.repeat(task, 3), jax.random.key(0), 1.0
+    policies, agent, tasks.repeat(task, 3), jax.random.key(0), 1.0
   )
   result = episode.answer.result
   for b in range(6):
@@ -151,10 +153,10 @@ def test_rewards_are_decoded_answers(policies, spec, tokenizer):
 
 
 @pytest.mark.parametrize("std", [False, True])
-def test_std_normalisation_is_a_choice(policies, spec, tokenizer, std):
+def test_std_normalisation_is_a_choice(policies, agent, tokenizer, std):
   cfg = dataclasses.replace(_CFG, std_normalize=std)
   adv = np.abs(
-    np.asarray(_collect(policies, spec, tokenizer, cfg).rows["answer"].adv)
+    np.asarray(_collect(policies, agent, tokenizer, cfg).rows["answer"].adv)
   )
   # Rewards 0, 0, 1 or 0, 1, 1: means 1/3 or 2/3, unbiased std sqrt(1/3).
   scale = 3**0.5 if std else 1.0

@@ -45,7 +45,7 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def spec(tokenizer) -> memory_agent.Spec:
+def agent(tokenizer) -> memory_agent.MemoryAgent:
   """An agent with a model of a few thousand parameters, chunks of 6 words."""
   model = qwen3.Config(
     vocab_size=256,
@@ -61,7 +61,7 @@ def spec(tokenizer) -> memory_agent.Spec:
   op = recurrent.make_recurrent(tokenizer, "words", capacity=3)
   # Random weights hardly ever draw one end token in 256: take many.
   op = dataclasses.replace(op, stop_ids=(1, *range(200, 250)))
-  return memory_agent.Spec(
+  return memory_agent.MemoryAgent(
     model,
     op,
     chunk_tokens=6,
@@ -72,9 +72,9 @@ def spec(tokenizer) -> memory_agent.Spec:
 
 
 @pytest.fixture(scope="session")
-def params(spec):
+def params(agent):
   """Random weights."""
-  return qwen3.init(jax.random.key(0), spec.model)
+  return qwen3.init(jax.random.key(0), agent.model)
 
 
 @pytest.fixture(scope="session")
@@ -84,10 +84,10 @@ def policies(params) -> agents.Policies:
 
 
 @pytest.fixture(scope="session")
-def model_dir(params, spec, tokenizer, tmp_path_factory) -> pathlib.Path:
+def model_dir(params, agent, tokenizer, tmp_path_factory) -> pathlib.Path:
   """The tiny model as a Hugging Face directory."""
   path = tmp_path_factory.mktemp("model") / "tiny"
-  hf.save(path, spec.model, params)
+  hf.save(path, agent.model, params)
   tokenizer.save(path)
   return path
 

@@ -9,9 +9,15 @@ from memjax import credit
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import dialogues
 from memjax.envs import example as example_lib
+from memjax.envs import homes
 
 _ENV = dialogues.Dialogues(eval_examples=60, sessions=6, facts=2)
 _WORLDS = range(60)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+  return _ENV.eval_sets()["x1"]
 
 
 def _lines(text):
@@ -45,16 +51,16 @@ class _Reader:
       if found:
         break
     else:
-      assert word in dialogues.FILLERS
+      assert word in homes.FILLERS
       return
-    assert name in dialogues.NAMES
+    assert name in homes.NAMES
     self.told.append(word)
     assert (
       rest
       in {
-        "=": dialogues.CITIES,
-        "@": [x for x in dialogues.NAMES if x != name],
-        "~": dialogues.GOSSIP,
+        "=": homes.CITIES,
+        "@": [x for x in homes.NAMES if x != name],
+        "~": homes.GOSSIP,
         "!": [""],
       }[mark]
     )
@@ -104,9 +110,9 @@ def test_the_text_holds_what_is_true():
       assert reader.since == dict(world.since)
       past = {name: list(x) for name, x in world.past.items()}
       assert reader.past == past
-      for name in dialogues.NAMES:
+      for name in homes.NAMES:
         assert world.kind(name) == reader.kind(name)
-        assert dialogues.home(world.held, name) == reader.city(name)
+        assert homes.home(world.held, name) == reader.city(name)
         kinds.add(reader.kind(name))
       changed += sum(map(len, past.values()))
   assert changed > 100 and len(kinds) == 5
@@ -172,37 +178,11 @@ def test_splits_are_disjoint():
 
 
 def test_every_word_has_a_token():
-  tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+  tokenizer = tokenizer_lib.from_words(homes.vocabulary())
   example = _ENV.examples("eval", 0, 1, scale=2)[0]
   words = [*example.parts, *example.stamps, example.question, *example.answers]
   for text in words:
     assert len(tokenizer.encode(text)) == len(text.split())
-
-
-def test_settle_by_hand():
-  held = ["ada=bern", "bob@ada"]
-  assert dialogues.settle(held, ["ada=bern", "cat~tea", "eve!"]) == held
-  assert dialogues.settle(held, ["ada=rome"]) == ["bob@ada", "ada=rome"]
-  assert dialogues.settle(held, ["bob!", "cat=oslo"]) == [
-    "ada=bern",
-    "cat=oslo",
-  ]
-  # Doubles are removed, and gossip that is held stays.
-  held = ["ada=bern", "ada~tea", "ada=rome"]
-  assert dialogues.settle(held, ["ada=rome"]) == ["ada~tea", "ada=rome"]
-  assert dialogues.settle(held, ["ada!"]) == ["ada~tea"]
-
-
-def test_home_by_hand():
-  held = ["ada=bern", "bob@ada", "cat@dan", "eve@fay", "fay@eve", "ada~tea"]
-  names = ("ada", "bob", "cat", "dan", "eve")
-  assert [dialogues.home(held, name) for name in names] == [
-    "bern",
-    "bern",
-    "unknown",
-    "unknown",
-    "unknown",
-  ]
 
 
 def test_who_follows_the_truth_makes_no_mistake():
@@ -213,8 +193,8 @@ def test_who_follows_the_truth_makes_no_mistake():
     for number, told in enumerate(world.sessions):
       reader.read(example.parts[number], number + 1)
       due = reader.changes[-1]
-      facts = [dialogues.fact_of(entry) for entry in bank]
-      after = [f"s1 {x}" for x in dialogues.settle(facts, told)]
+      facts = [homes.fact_of(entry) for entry in bank]
+      after = [f"s1 {x}" for x in homes.settle(facts, told)]
       right, made = _ENV.judge(example, number, bank, after)
       assert right == made == due
       assert credit.f1(len(right), len(made), len(right & made)) == 1.0
@@ -227,7 +207,7 @@ def test_who_follows_the_truth_makes_no_mistake():
       right, made = _ENV.judge(example, number, bank, [*after, "s1 eve~zen"])
       assert made - right == {"+eve~zen"}
       bank = after
-    assert [dialogues.fact_of(x) for x in bank] == list(world.held)
+    assert [homes.fact_of(x) for x in bank] == list(world.held)
   assert idle_right > 5 and idle_wrong > 100
 
 
@@ -236,7 +216,7 @@ def _example(world, question="ada?", answer="rome", kind="updated"):
   return example_lib.Example(0, question, world.texts, (answer,), meta)
 
 
-_WORLD = dialogues.World(
+_WORLD = homes.World(
   sessions=(
     ("ada=bern", "eve~tea", "bob@ada"),
     ("cat=oslo", "ada=rome"),
@@ -322,6 +302,70 @@ def test_stale_answers_are_told_from_wrong_ones():
   assert label("oslo") == {"updated": 0.0, both: 0.0, stale: 0.0}
 
 
+@pytest.mark.parametrize(
+  "kind, question, evidence",
+  [
+    ("updated", "ada?", ("ada=rome",)),
+    ("when", "when-ada?", ("ada=rome",)),
+    ("dependent", "bob?", ("bob@ada", "ada=rome")),
+    ("deleted", "cat?", ("cat!",)),
+    ("never", "eve?", ()),  # gossip is no fact about where she lives
+  ],
+)
+def test_evidence_by_hand(kind, question, evidence):
+  example = _example(_WORLD, question, kind=kind)
+  assert _ENV.evidence(example) == evidence
+  told = [fact for session in _WORLD.sessions for fact in session]
+  assert set(evidence) <= set(told)
+
+
+def test_a_host_who_was_deleted_is_no_evidence():
+  world = dataclasses.replace(_WORLD, held=("bob@ada",))
+  example = _example(world, "bob?", "unknown", "dependent")
+  assert _ENV.evidence(example) == ("bob@ada",)
+
+
+def test_recall_by_hand():
+  recall = lambda *x: _ENV.recall(_example(_WORLD, "bob?", kind="dependent"), x)
+  assert recall("s1 bob@ada", "s2 ada=rome") == 1.0
+  assert recall("s2 B: ada=rome the", "s1 A: bob@ada") == 1.0
+  assert recall("s1 bob@ada ada=rome") == 1.0
+  assert recall("s1 bob@ada", "s1 ada=bern") == 0.5
+  assert recall("s1 bob@ada", "s1 bob@ada") == 0.5
+  assert recall("s2 ada=romes", "xbob@ada", "bob @ada") == recall() == 0.0
+  # Nothing to find, whatever is kept.
+  for kind, question in (("deleted", "cat?"), ("never", "eve?")):
+    example = _example(_WORLD, question, "unknown", kind)
+    assert _ENV.recall(example, _WORLD.texts) is None
+    assert _ENV.recall(example, []) is None
+
+
+def test_the_evidence_is_enough_and_none_of_it_too_much(held_out):
+  found = collections.Counter()
+  for example in held_out:
+    kind, name = example.meta["kind"], example.question.removesuffix("?")
+    facts = _ENV.evidence(example)
+    words = " ".join(example.parts).split()
+    assert set(facts) <= set(words)
+    if kind in ("deleted", "never"):
+      assert facts == ((f"{name}!",) if kind == "deleted" else ())
+      assert _ENV.recall(example, example.parts) is None
+      continue
+    found[kind, len(facts)] += 1
+    assert _ENV.recall(example, example.parts) == 1.0
+    assert _ENV.recall(example, example.meta["oracle"]) == 1.0
+    if kind == "when":
+      assert f"{example.answers[0]} {facts[0]}" in example.meta["oracle"]
+      continue
+    assert (homes.home(facts, name),) == example.answers
+    if example.answers != ("unknown",):
+      for fact in facts:
+        less = [x for x in facts if x != fact]
+        assert homes.home(less, name) == "unknown"
+  assert found["dependent", 2] > 4
+  assert {n for kind, n in found if kind != "dependent"} == {1}
+
+
 def test_banks_of_simple_rules():
   told = ["s1 ada=bern", "s1 eve~tea", "s1 bob@ada", "s2 cat=oslo"]
   banks = _ENV.banks(_example(_WORLD), entries=4, tokens=2)
@@ -341,7 +385,7 @@ def test_banks_keep_to_the_budget(entries, tokens):
       _ENV.banks(example, entries, tokens),
     )
     kept, turns = banks["keep until full"], banks["raw turns"]
-    facts = [dialogues.fact_of(x) for x in kept]
+    facts = [homes.fact_of(x) for x in kept]
     told = [fact for session in world.sessions for fact in session]
     assert facts == told[:entries]
     assert all(len(x.split()) <= tokens for x in kept)
@@ -356,11 +400,6 @@ def test_banks_keep_to_the_budget(entries, tokens):
     if len(turns) < len(said):
       next_line = len(said[-len(turns) - 1].split())
       assert used + next_line > entries * tokens
-
-
-@pytest.fixture(scope="module")
-def held_out():
-  return _ENV.eval_sets()["x1"]
 
 
 def test_kinds_are_balanced(held_out):

@@ -17,10 +17,10 @@ def examples():
   return [env.example("eval", i, scale=1 + i % 3) for i in range(7)]
 
 
-def _answer(policies, spec, tokenizer, examples, batch_size=4, **kwargs):
+def _answer(policies, agent, tokenizer, examples, batch_size=4, **kwargs):
   return evaluate.answer(
     policies,
-    spec,
+    agent,
     tokenizer,
     examples,
     key=_KEY,
@@ -29,38 +29,40 @@ def _answer(policies, spec, tokenizer, examples, batch_size=4, **kwargs):
   )
 
 
-def test_the_host_loop_is_the_rollout(policies, spec, tokenizer, examples):
+def test_the_host_loop_is_the_rollout(policies, agent, tokenizer, examples):
   """Both compose the same turn: the same words come out."""
-  task = tasks.make_task(examples, tokenizer, spec)
-  episode = agents.rollout_jit(policies, spec, task, _KEY, 0.0)
+  task = tasks.make_task(examples, tokenizer, agent)
+  episode = agents.rollout_jit(policies, agent, task, _KEY, 0.0)
   want = [
     tokenizer.decode(ids) for ids in token_lib.to_lists(episode.answer.result)
   ]
-  got = _answer(policies, spec, tokenizer, examples)
+  got = _answer(policies, agent, tokenizer, examples)
   assert [texts[0] for texts in got.texts] == want
 
 
-def test_finals_are_the_last_memories(policies, spec, tokenizer, examples):
+def test_finals_are_the_last_memories(policies, agent, tokenizer, examples):
   """In the examples' order, of the first sample, though batches are sorted."""
-  task = tasks.make_task(examples, tokenizer, spec)
-  episode = agents.rollout_jit(policies, spec, task, _KEY, 1.0)
+  task = tasks.make_task(examples, tokenizer, agent)
+  episode = agents.rollout_jit(policies, agent, task, _KEY, 1.0)
   last = jax.tree.map(lambda x: x[-1], episode.states)
   want = [
     [tokenizer.decode(ids)] if ids else [] for ids in token_lib.to_lists(last)
   ]
-  got = _answer(policies, spec, tokenizer, examples, temperature=1.0, samples=2)
+  got = _answer(
+    policies, agent, tokenizer, examples, temperature=1.0, samples=2
+  )
   assert got.finals == want
   assert len(set(map(tuple, want))) > 1
 
 
-def test_batching_moves_no_answer(policies, spec, tokenizer, examples):
+def test_batching_moves_no_answer(policies, agent, tokenizer, examples):
   """Sampled answers too: keys come from the example, not from its place."""
   run = lambda examples, size: {
     example.id: texts
     for example, texts in zip(
       examples,
       _answer(
-        policies, spec, tokenizer, examples, size, temperature=1.0, samples=3
+        policies, agent, tokenizer, examples, size, temperature=1.0, samples=3
       ).texts,
     )
   }
@@ -70,39 +72,39 @@ def test_batching_moves_no_answer(policies, spec, tokenizer, examples):
   assert any(len(set(texts)) > 1 for texts in whole.values())
 
 
-def test_given_memories_are_answered_from(policies, spec, tokenizer, examples):
+def test_given_memories_are_answered_from(policies, agent, tokenizer, examples):
   """Reading is left out: the context makes no difference, the memory does."""
   memories = [e.meta["oracle"] for e in examples]
-  got = _answer(policies, spec, tokenizer, examples, memories=memories)
+  got = _answer(policies, agent, tokenizer, examples, memories=memories)
   bare = [
     example_lib.Example(e.id, e.question, "the", e.answers, e.meta)
     for e in examples
   ]
   assert got.texts == (
-    _answer(policies, spec, tokenizer, bare, memories=memories).texts
+    _answer(policies, agent, tokenizer, bare, memories=memories).texts
   )
   blank = [()] * len(examples)
   assert got.texts != (
-    _answer(policies, spec, tokenizer, examples, memories=blank).texts
+    _answer(policies, agent, tokenizer, examples, memories=blank).texts
   )
 
 
 def test_a_memory_that_does_not_fit_is_refused(
-  policies, spec, tokenizer, examples
+  policies, agent, tokenizer, examples
 ):
   with pytest.raises(ValueError, match="4 tokens, more than the capacity 3"):
     _answer(
-      policies, spec, tokenizer, examples[:1], memories=[("the of", "and to")]
+      policies, agent, tokenizer, examples[:1], memories=[("the of", "and to")]
     )
 
 
-def test_nothing_to_evaluate_is_refused(policies, spec, tokenizer):
+def test_nothing_to_evaluate_is_refused(policies, agent, tokenizer):
   with pytest.raises(ValueError, match="no example"):
-    _answer(policies, spec, tokenizer, [])
+    _answer(policies, agent, tokenizer, [])
 
 
-def test_traces_show_every_turn(policies, spec, tokenizer, examples):
-  got = _answer(policies, spec, tokenizer, examples, traces=2)
+def test_traces_show_every_turn(policies, agent, tokenizer, examples):
+  got = _answer(policies, agent, tokenizer, examples, traces=2)
   assert len(got.traces) == 2
   for example, trace, texts, final in zip(
     examples, got.traces, got.texts, got.finals
@@ -115,10 +117,12 @@ def test_traces_show_every_turn(policies, spec, tokenizer, examples):
       assert set(turn) >= {"response", "memory", "truncated", "malformed"}
 
 
-def test_no_new_compile_for_another_length(policies, spec, tokenizer, examples):
-  _answer(policies, spec, tokenizer, examples)
+def test_no_new_compile_for_another_length(
+  policies, agent, tokenizer, examples
+):
+  _answer(policies, agent, tokenizer, examples)
   compiled = agents.read_jit._cache_size()
   env = facts.Facts(seed=2, chunks=2, chunk_tokens=6)
   longer = [env.example("eval", i, scale=6) for i in range(4)]
-  _answer(policies, spec, tokenizer, longer)
+  _answer(policies, agent, tokenizer, longer)
   assert agents.read_jit._cache_size() == compiled

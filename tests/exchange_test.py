@@ -15,7 +15,7 @@ from memjax import evaluate
 from memjax import hf
 from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
-from memjax.envs import dialogues
+from memjax.envs import homes
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ def _dialogues(path):
   scope = {}
   exec((_ROOT / "configs/memory_r1_tiny.py").read_text(), scope)
   config = scope["get_config"]()
-  words = tokenizer_lib.from_words(dialogues.vocabulary())
+  words = tokenizer_lib.from_words(homes.vocabulary())
   config.model.path = _save(path / "model", words, 320)
   config.data.eval_examples = 8
   config.data.scales = (1,)
@@ -89,7 +89,7 @@ def test_the_agent_is_one_key(make, tmp_path):
     found[name] = evaluate.suite(run, params)
     experience = collect.collect(
       run.policies(params),
-      run.spec,
+      run.agent,
       run.env,
       run.tokenizer,
       run.collect,
@@ -97,7 +97,7 @@ def test_the_agent_is_one_key(make, tmp_path):
       seed=(0, 0),
       cursor=0,
     )
-    assert set(experience.rows) == set(run.spec.trained)
+    assert set(experience.rows) == set(run.agent.trained)
     assert 0 <= experience.metrics["rollout/reward"] <= 1
   memory, bank = found["memory"], found["memory_r1"]
   assert memory["data_sha256"] == bank["data_sha256"]
@@ -120,7 +120,7 @@ def test_one_reading_serves_all_questions(tmp_path, monkeypatch):
     calls.clear()
     return evaluate.answer(
       policies,
-      run.spec,
+      run.agent,
       run.tokenizer,
       examples,
       key=jax.random.key(0),

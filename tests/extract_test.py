@@ -9,7 +9,7 @@ import pytest
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
-from memjax.envs import dialogues
+from memjax.envs import homes
 from memjax.memory import extract
 
 _F, _T = 2, 32
@@ -21,7 +21,7 @@ def language(request):
   """(style, tokenizer, operation): word-level, and the real tokenizer."""
   style = request.param
   if style == "words":
-    tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+    tokenizer = tokenizer_lib.from_words(homes.vocabulary())
   else:
     path = request.getfixturevalue("data_dir") / "qwen3_tokenizer"
     tokenizer = tokenizer_lib.load(path)

@@ -19,7 +19,7 @@ from memjax import minilm
 from memjax import qwen3
 from memjax import sqlite_store
 from memjax import tokenizer as tokenizer_lib
-from memjax.envs import dialogues
+from memjax.envs import homes
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -28,7 +28,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 def model(tmp_path_factory):
   """A random model that sometimes keeps to the grammar."""
   path = tmp_path_factory.mktemp("model")
-  tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+  tokenizer = tokenizer_lib.from_words(homes.vocabulary())
   cfg = qwen3.Config(320, 16, 1, 2, 1, 8, 32, scan_layers=False)
   hf.save(path, cfg, qwen3.init(jax.random.key(1), cfg))
   tokenizer.save(path)
@@ -74,7 +74,7 @@ def _write(path, sessions):
 
 
 def _sessions(count):
-  return [[f"{dialogues.NAMES[i % 8]}=bern"] for i in range(count)]
+  return [[f"{homes.NAMES[i % 8]}=bern"] for i in range(count)]
 
 
 def test_reads_once_and_asks(run, params, tmp_path):

@@ -2,31 +2,18 @@
 
 import dataclasses
 
+import lance_store_test
 import numpy as np
 import pytest
 import store_test
 
 from memjax import lance_search
-from memjax import lance_store
-from memjax import sqlite_store
 from memjax import store
 
 pytest.importorskip("lancedb")
 
 _entry, _commit = store_test.entry, store_test.commit
-
-
-@pytest.fixture
-def bank(tmp_path):
-  return lance_store.LanceStore(tmp_path / "bank")
-
-
-@pytest.fixture
-def both(tmp_path, bank):
-  """The two stores, which must not be told apart."""
-  sqlite = sqlite_store.SqliteStore(tmp_path / "bank.db")
-  yield bank, sqlite
-  sqlite.close()
+bank, both = lance_store_test.bank, lance_store_test.both
 
 
 def test_condition():

@@ -18,15 +18,15 @@ _TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
 
 @pytest.fixture(scope="module")
-def rows(policies, spec, tokenizer):
+def rows(policies, agent, tokenizer):
   """Memory turns and answers of eight trajectories, with made-up advantages."""
   words = "the of and to a in is it".split()
   examples = [
     example_lib.Example(i, "kim?", " ".join(words[: 2 * i + 2]), ())
     for i in range(4)
   ]
-  task = tasks.repeat(tasks.make_task(examples, tokenizer, spec), 2)
-  episode = agents.rollout_jit(policies, spec, task, jax.random.key(0), 1.0)
+  task = tasks.repeat(tasks.make_task(examples, tokenizer, agent), 2)
+  episode = agents.rollout_jit(policies, agent, task, jax.random.key(0), 1.0)
   adv = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3, -0.3])
   return (
     rows_lib.from_turns(episode.turns["update"], adv),
@@ -38,7 +38,7 @@ def _index(rows):
   return np.flatnonzero(np.asarray(rows.weight))
 
 
-def _update(params, spec, rows, ref=None, tx=_TX, objective=None, **kwargs):
+def _update(params, agent, rows, ref=None, tx=_TX, objective=None, **kwargs):
   settings = {
     "minibatches": 1,
     "micro_batch": 16,
@@ -51,7 +51,7 @@ def _update(params, spec, rows, ref=None, tx=_TX, objective=None, **kwargs):
     tx.init(copy),
     [(part, _index(part)) for part in rows],
     ref,
-    cfg=spec.model,
+    cfg=agent.model,
     objective=objective or learner.Objective(loss=_LOSS),
     tx=tx,
     **settings,
@@ -71,7 +71,7 @@ def test_idle_turns_are_no_rows(rows):
   assert len(_index(turns)) == int(turns.weight.sum()) == 10
 
 
-def test_sums_do_not_depend_on_the_micro_batch(params, spec, rows):
+def test_sums_do_not_depend_on_the_micro_batch(params, agent, rows):
   """The gradient of a minibatch, however it is cut: numerators add up."""
   objective = learner.Objective(loss=_LOSS)
 
@@ -83,7 +83,7 @@ def test_sums_do_not_depend_on_the_micro_batch(params, spec, rows):
         piece = index[i : i + size]
         piece = np.pad(piece, (0, size - len(piece)), constant_values=-1)
         total = learner.accumulate(
-          total, params, part, piece, True, cfg=spec.model, objective=objective
+          total, params, part, piece, True, cfg=agent.model, objective=objective
         )
     return total
 
@@ -94,13 +94,13 @@ def test_sums_do_not_depend_on_the_micro_batch(params, spec, rows):
   assert float(jnp.abs(jax.tree.leaves(whole.grads)[0]).max()) > 1e-3
 
 
-def test_the_step_is_the_gradient_of_the_mean(params, spec, rows):
+def test_the_step_is_the_gradient_of_the_mean(params, agent, rows):
   """Over all rows of both shapes: sum of numerators / sum of denominators."""
 
   def loss(params):
     total = []
     for part in rows:
-      logp, entropy = rows_lib.logp_and_entropy(params, spec.model, part)
+      logp, entropy = rows_lib.logp_and_entropy(params, agent.model, part)
       mean, _ = losses.multi_conv_dapo(
         logp, logp, None, part.adv, part.mask, _LOSS, entropy
       )
@@ -108,7 +108,7 @@ def test_the_step_is_the_gradient_of_the_mean(params, spec, rows):
     return (total[0] + total[1]).value()
 
   want = jax.grad(loss)(params)
-  new, _, (metrics,) = _update(params, spec, rows, tx=optax.sgd(1.0))
+  new, _, (metrics,) = _update(params, agent, rows, tx=optax.sgd(1.0))
   got = jax.tree.map(lambda old, x: old - x, params, new)
   _assert_close(got, want, 1e-5)
   np.testing.assert_allclose(
@@ -118,21 +118,26 @@ def test_the_step_is_the_gradient_of_the_mean(params, spec, rows):
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo", "dr_grpo"])
-def test_every_objective_may_be_cut(params, spec, rows, name):
+def test_every_objective_may_be_cut(params, agent, rows, name):
   objective = learner.Objective(name, _LOSS)
   run = lambda size: _update(
-    params, spec, rows, objective=objective, micro_batch=size, tx=optax.sgd(1.0)
+    params,
+    agent,
+    rows,
+    objective=objective,
+    micro_batch=size,
+    tx=optax.sgd(1.0),
   )[0]
   _assert_close(run(4), run(16), 1e-5)
 
 
-def test_ratio_is_exactly_one_on_the_first_update_only(params, spec, rows):
+def test_ratio_is_exactly_one_on_the_first_update_only(params, agent, rows):
   objective = learner.Objective(
     loss=dataclasses.replace(_LOSS, clip_low=0.05, clip_high=0.05)
   )
   _, _, (first, second, third) = _update(
     params,
-    spec,
+    agent,
     rows,
     minibatches=3,
     tx=optax.sgd(1.0),  # a learning rate at which clipping acts
@@ -144,36 +149,38 @@ def test_ratio_is_exactly_one_on_the_first_update_only(params, spec, rows):
   assert float(second["clip_frac"]) + float(third["clip_frac"]) > 0.0
 
 
-def test_sampler_and_trainer_logp_agree(params, spec, rows):
-  _, _, (metrics,) = _update(params, spec, rows)
+def test_sampler_and_trainer_logp_agree(params, agent, rows):
+  _, _, (metrics,) = _update(params, agent, rows)
   assert 0 < float(metrics["logp_gap_max"]) < 1e-4
   moved = jax.tree.map(lambda x: x * 1.1, params)
-  _, _, (metrics,) = _update(moved, spec, rows)
+  _, _, (metrics,) = _update(moved, agent, rows)
   assert float(metrics["logp_gap_max"]) > 1e-2
 
 
-def test_old_logp_of_later_minibatches_is_that_of_the_start(params, spec, rows):
+def test_old_logp_of_later_minibatches_is_that_of_the_start(
+  params, agent, rows
+):
   """With sampler log-probs, equal to the trainer's, both modes do the same."""
   run = lambda old: _update(
-    params, spec, rows, minibatches=2, old_logp=old, tx=optax.sgd(0.1)
+    params, agent, rows, minibatches=2, old_logp=old, tx=optax.sgd(0.1)
   )[0]
   _assert_close(run("trainer"), run("sampler"), 1e-4)
 
 
-def test_zero_advantages_give_exactly_no_gradient(params, spec, rows):
+def test_zero_advantages_give_exactly_no_gradient(params, agent, rows):
   dead = [
     dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
   ]
-  new, _, (metrics,) = _update(params, spec, dead, tx=optax.sgd(1.0))
+  new, _, (metrics,) = _update(params, agent, dead, tx=optax.sgd(1.0))
   assert float(metrics["grad_norm"]) == 0.0
   for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(params)):
     np.testing.assert_array_equal(a, b)
 
 
-def test_without_rows_there_is_no_step(params, spec, rows):
+def test_without_rows_there_is_no_step(params, agent, rows):
   """Not even by the momentum of an earlier one."""
   tx = optax.adam(1e-2)
-  moved, opt_state, _ = _update(params, spec, rows, tx=tx)
+  moved, opt_state, _ = _update(params, agent, rows, tx=tx)
   before = jax.device_get((moved, opt_state))
   none = np.array([], int)
   *after, history = learner.update(
@@ -181,7 +188,7 @@ def test_without_rows_there_is_no_step(params, spec, rows):
     opt_state,
     [(part, none) for part in rows],
     None,
-    cfg=spec.model,
+    cfg=agent.model,
     objective=learner.Objective(loss=_LOSS),
     tx=tx,
     minibatches=2,
@@ -194,18 +201,18 @@ def test_without_rows_there_is_no_step(params, spec, rows):
     np.testing.assert_array_equal(a, b)
 
 
-def test_rows_that_weigh_nothing_change_nothing(params, spec, rows):
+def test_rows_that_weigh_nothing_change_nothing(params, agent, rows):
   turns, answers = rows
   poisoned = dataclasses.replace(
     turns,
     old_logp=jnp.where(turns.weight[:, None], turns.old_logp, jnp.nan),
     adv=jnp.where(turns.weight, turns.adv, jnp.nan),
   )
-  run = lambda t: _update(params, spec, (t, answers), tx=optax.sgd(1.0))[0]
+  run = lambda t: _update(params, agent, (t, answers), tx=optax.sgd(1.0))[0]
   _assert_close(run(poisoned), run(turns), 0)
 
 
-def test_kl_pulls_towards_the_reference(params, spec, rows):
+def test_kl_pulls_towards_the_reference(params, agent, rows):
   moved = jax.tree.map(lambda x: x * 1.2, params)
   dead = [
     dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
@@ -214,36 +221,36 @@ def test_kl_pulls_towards_the_reference(params, spec, rows):
   state, kl = moved, []
   for _ in range(4):
     state, _, (metrics,) = _update(
-      state, spec, dead, ref=params, objective=objective, tx=optax.sgd(0.01)
+      state, agent, dead, ref=params, objective=objective, tx=optax.sgd(0.01)
     )
     kl.append(float(metrics["kl"]))
   assert kl[0] > kl[1] > kl[2] > kl[3] > 0
 
 
-def test_kl_to_oneself_is_zero(params, spec, rows):
+def test_kl_to_oneself_is_zero(params, agent, rows):
   objective = learner.Objective(loss=dataclasses.replace(_LOSS, kl_coef=1e-3))
   _, _, (metrics,) = _update(
-    params, spec, rows, ref=params, objective=objective
+    params, agent, rows, ref=params, objective=objective
   )
   assert abs(float(metrics["kl"])) < 1e-10
 
 
-def test_an_update_that_is_not_finite_changes_nothing(params, spec, rows):
+def test_an_update_that_is_not_finite_changes_nothing(params, agent, rows):
   turns, answers = rows
   bad = dataclasses.replace(turns, adv=turns.adv * jnp.inf)
   before = _TX.init(params)
-  new, opt_state, (metrics,) = _update(params, spec, (bad, answers))
+  new, opt_state, (metrics,) = _update(params, agent, (bad, answers))
   assert not bool(metrics["finite"])
   for a, b in zip(
     jax.tree.leaves((new, opt_state)), jax.tree.leaves((params, before))
   ):
     np.testing.assert_array_equal(a, b)
-  assert bool(_update(params, spec, rows)[2][0]["finite"])
+  assert bool(_update(params, agent, rows)[2][0]["finite"])
 
 
-def test_bfloat16_computes_on_float32_masters(params, spec, rows):
+def test_bfloat16_computes_on_float32_masters(params, agent, rows):
   half = dataclasses.replace(
-    spec, model=dataclasses.replace(spec.model, dtype="bfloat16")
+    agent, model=dataclasses.replace(agent.model, dtype="bfloat16")
   )
   # A step of 1e-5 would vanish in a bfloat16 weight of 0.1.
   new, opt_state, (metrics,) = _update(params, half, rows, tx=optax.adamw(1e-5))

@@ -11,7 +11,7 @@ import pytest
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
-from memjax.envs import dialogues
+from memjax.envs import homes
 from memjax.memory import listing
 
 _K, _M = 3, 8
@@ -24,7 +24,7 @@ def language(request):
   """(style, tokenizer, listing): word-level, and the real tokenizer."""
   style = request.param
   if style == "words":
-    tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+    tokenizer = tokenizer_lib.from_words(homes.vocabulary())
   else:
     path = request.getfixturevalue("data_dir") / "qwen3_tokenizer"
     tokenizer = tokenizer_lib.load(path)
@@ -123,7 +123,7 @@ def test_a_text_that_ends_its_line_gets_no_second_newline(language):
 @hypothesis.given(
   rows=st.lists(
     st.lists(
-      st.lists(st.sampled_from(dialogues.CITIES), max_size=3).map(" ".join),
+      st.lists(st.sampled_from(homes.CITIES), max_size=3).map(" ".join),
       min_size=_K,
       max_size=_K,
     ),
@@ -139,7 +139,7 @@ def test_any_list_of_words(rows):
 
 @functools.cache
 def _words():
-  tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+  tokenizer = tokenizer_lib.from_words(homes.vocabulary())
   return listing.make_listing(tokenizer, "words", _K), tokenizer
 
 

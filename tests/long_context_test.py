@@ -108,17 +108,6 @@ def test_meta_keeps_plain_fields(tmp_path):
   }
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0c", "\r"])
-def test_lines_end_at_line_feeds_alone(tmp_path, separator):
-  record = {**_GOOD, "context": f"one{separator}two"}
-  # U+2028 and U+0085 may stand in JSON as they are, the others escaped.
-  line = json.dumps(record, ensure_ascii=False)
-  path = tmp_path / "a.jsonl"
-  path.write_bytes(f"{line}\r\n{line}\n".encode())
-  examples = long_context.load(path)
-  assert [e.context for e in examples] == [record["context"]] * 2
-
-
 @pytest.mark.parametrize(
   "record, message",
   [
@@ -130,7 +119,6 @@ def test_lines_end_at_line_feeds_alone(tmp_path, separator):
     ({**_GOOD, "answers": [" "]}, "record 2: the answers are"),
     ({**_GOOD, "answers": {"a": 1}}, "record 2: field 'answers'.*list or str"),
     ({**_GOOD, "input": " "}, "record 2: the question is empty"),
-    (["no object"], "record 2: expected an object, found list"),
     ({"prompt": [], "context": "c"}, "record 2: prompt is"),
     ({"prompt": ["q"], "context": "c"}, "record 2: prompt is"),
     ({"prompt": "q", "context": "c"}, "record 2: field 'prompt'.*list"),
@@ -154,7 +142,7 @@ def test_a_malformed_record_is_named(tmp_path, record, message):
     long_context.load(path)
 
 
-def test_a_malformed_line_is_named(tmp_path):
+def test_a_blank_line_is_malformed(tmp_path):
   path = tmp_path / "bad.jsonl"
   path.write_text(json.dumps(_GOOD) + "\n\n" + json.dumps(_GOOD))
   with pytest.raises(ValueError, match="line 2 is not JSON"):
@@ -162,34 +150,16 @@ def test_a_malformed_line_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "name, content, message",
+  "name, message",
   [
-    ("a.json", b"", "is empty"),
-    ("a.jsonl", b"", "is empty"),
-    ("a.json", b"[]", "is empty"),
-    ("a.json", b"{}", "holds a JSON dict, expected a list"),
-    ("a.json", b"[{", "is not JSON"),
-    ("a.json", b"[" * 100_000, "is not JSON"),
-    ("a.json", b'{"a": 1}\n{"a": 2}\n', "is not JSON.*is called .jsonl"),
-    ("a.jsonl", b"[1]", "line 1: expected an object, found list"),
-    ("a.jsonl", b"\n", "is empty"),
-    ("a.json", b"\xff\xfe", "is not UTF-8"),
-    ("a.parquet", b"nonsense", "a.parquet is not a parquet file"),
-    ("a.csv", b"x", "unknown kind of file.*json, .jsonl, .parquet"),
+    ("a.parquet", "a.parquet is not a parquet file"),
+    ("a.csv", "unknown kind of file.*json, .jsonl, .parquet"),
   ],
 )
-def test_a_file_that_cannot_be_read_is_refused(
-  tmp_path, name, content, message
-):
-  path = tmp_path / name
-  path.write_bytes(content)
+def test_another_kind_of_file_is_refused(tmp_path, name, message):
+  (tmp_path / name).write_bytes(b"nonsense")
   with pytest.raises(ValueError, match=message):
-    long_context.load(path)
-
-
-def test_a_missing_file_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="no such file"):
-    long_context.load(tmp_path / "a.json")
+    long_context.load(tmp_path / name)
 
 
 def _records(count, answer="Ada"):

@@ -15,12 +15,13 @@ import pytest
 from memjax import agents
 from memjax import memory_r1
 from memjax import qwen3
+from memjax import retriever as retriever_lib
 from memjax import sampling
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
-from memjax.envs import dialogues
 from memjax.envs import example as example_lib
+from memjax.envs import homes
 from memjax.memory import answer as answer_lib
 from memjax.memory import bank as bank_lib
 from memjax.memory import extract as extract_lib
@@ -33,7 +34,7 @@ _FACTS, _OPS, _M = 2, 3, 2
 _ENTRIES, _CANDIDATES, _RETRIEVED = 3, 2, 3
 _QUESTIONS, _SAMPLES = 2, 8
 
-_TOKENIZER = tokenizer_lib.from_words(dialogues.vocabulary())
+_TOKENIZER = tokenizer_lib.from_words(homes.vocabulary())
 _MODEL = qwen3.Config(
   vocab_size=_TOKENIZER.vocab_size,
   width=32,
@@ -57,7 +58,7 @@ def _follows(facts, cities):
   return [
     (["<write>"], [*facts, "NONE"]),
     (["<ops>"], verbs),
-    ([f"{name}?" for name in dialogues.NAMES], ["USE"]),
+    ([f"{name}?" for name in homes.NAMES], ["USE"]),
     (["ADD"], facts),
     (["UPDATE", "DELETE", "USE"], numbers),
     (numbers, [*facts[:2], "<nl>"]),
@@ -90,28 +91,30 @@ def _params(seed, facts, cities):
 
 @functools.cache
 def _policy():
-  names, cities = ("ada", "bob", "cat"), dialogues.CITIES[:3]
+  names, cities = ("ada", "bob", "cat"), homes.CITIES[:3]
   facts = [f"{name}={city}" for name in names for city in cities]
   return _params(0, [*facts, "ada!"], cities)
 
 
-def _spec(**changes) -> memory_r1.Spec:
-  spec = memory_r1.Spec(
+def _agent(**changes) -> memory_r1.MemoryR1Agent:
+  agent = memory_r1.MemoryR1Agent(
     model=_MODEL,
     extract=extract_lib.make(_TOKENIZER, "words", _FACTS, _M),
     update=update_lib.make(_TOKENIZER, "words", _CANDIDATES, _OPS, _M),
     respond=answer_lib.make(_TOKENIZER, "words", _RETRIEVED),
-    retriever=memory_r1.Retriever(
+    retriever=retriever_lib.Retriever(
       "recency",
       retrieve.make_lexicon(_TOKENIZER),
       None,
       1,
       _CANDIDATES,
       _RETRIEVED,
+      _RETRIEVED,
     ),
     extractor="policy",
     updater="policy",
     entries=_ENTRIES,
+    text_tokens=_M,
     full="refuse",
     chunk_tokens=6,
     question_tokens=1,
@@ -125,7 +128,7 @@ def _spec(**changes) -> memory_r1.Spec:
     trained=("extract", "update", "answer"),
     questions=_QUESTIONS,
   )
-  return dataclasses.replace(spec, **changes)
+  return dataclasses.replace(agent, **changes)
 
 
 _LONG = (
@@ -157,7 +160,7 @@ def _examples(second=_SHORT, prior=_PRIOR):
 
 
 def _task(examples=None) -> tasks.Task:
-  task = tasks.make_task(examples or _examples(), _TOKENIZER, _spec())
+  task = tasks.make_task(examples or _examples(), _TOKENIZER, _agent())
   return tasks.repeat(task, _SAMPLES, _QUESTIONS)
 
 
@@ -167,7 +170,7 @@ _KEY = jax.random.key(7)
 @functools.cache
 def _episode() -> agents.Episode:
   policies = agents.Policies(_policy())
-  found = agents.rollout_jit(policies, _spec(), _task(), _KEY, 1.0)
+  found = agents.rollout_jit(policies, _agent(), _task(), _KEY, 1.0)
   return jax.device_get(found)
 
 
@@ -320,13 +323,13 @@ def test_the_bank_is_what_the_responses_say():
 
 
 def test_a_rollout_equals_the_host_loop():
-  policies, spec, task = agents.Policies(_policy()), _spec(), _task()
+  policies, agent, task = agents.Policies(_policy()), _agent(), _task()
   key_N = agents.row_keys(_KEY, task)
-  episode, state = _episode(), spec.init(agents.Policies(None), task)
+  episode, state = _episode(), agent.init(agents.Policies(None), task)
   for c in range(task.chunks.length.shape[0]):
     turn = tasks.turn_at(task, c, _QUESTIONS)
     state, segments = agents.read_jit(
-      policies, spec, state, turn, key_N[::_QUESTIONS], 1.0
+      policies, agent, state, turn, key_N[::_QUESTIONS], 1.0
     )
     _same(_row(episode.states, c), state)
     for op, segment in segments.items():
@@ -335,17 +338,19 @@ def test_a_rollout_equals_the_host_loop():
       _same(there.malformed, segment.malformed)
       _same(there.counts, segment.counts)
   asked = jax.tree.map(lambda x: jnp.repeat(x, _QUESTIONS, axis=0), state)
-  answer = agents.answer_jit(policies, spec, asked, task.query, key_N, 1.0)
+  answer = agents.answer_jit(policies, agent, asked, task.query, key_N, 1.0)[
+    "answer"
+  ]
   _same(episode.answer.response.tokens, answer.response.tokens)
   _same(episode.answer.result, answer.result)
 
 
 def test_rows_do_not_see_each_other():
-  policies, spec, G = agents.Policies(_policy()), _spec(), _SAMPLES
+  policies, agent, G = agents.Policies(_policy()), _agent(), _SAMPLES
   examples = _examples(_OTHER, ("s9 eve=bern", "s8 fay=lima"))
   one = _episode()
   two = jax.device_get(
-    agents.rollout_jit(policies, spec, _task(examples), _KEY, 1.0)
+    agents.rollout_jit(policies, agent, _task(examples), _KEY, 1.0)
   )
   first = lambda tree: jax.tree.map(lambda x: x[:, :G], tree)
   _same(first(one.states), first(two.states))
@@ -388,32 +393,32 @@ def test_no_chunk_no_change():
 
 
 def test_a_bank_begins_with_the_entries_held_beforehand():
-  spec, task = _spec(), _task()
-  state = jax.device_get(spec.init(agents.Policies(None), task))
+  agent, task = _agent(), _task()
+  state = jax.device_get(agent.init(agents.Policies(None), task))
   for b in range(2 * _SAMPLES):
     held = {i: (text, 0, 0) for i, text in enumerate(_PRIOR)}
     assert _held(_row(state, b)) == (held if b >= _SAMPLES else {})
-    shown = [_TOKENIZER.decode(ids) for ids in spec.shown(state, b)]
+    shown = [_TOKENIZER.decode(ids) for ids in agent.shown(state, b)]
     assert shown == (list(_PRIOR) if b >= _SAMPLES else [])
 
 
 def test_given_texts_are_the_bank():
-  spec = _spec()
+  agent = _agent()
   texts = [["s1 ada=bern"], [], ["s1 bob!", "s2 cat=rome"]]
   ids = [_TOKENIZER.encode_batch(row) for row in texts]
   assert [
-    spec.shown(spec.given(agents.Policies(None), ids), b) for b in range(3)
+    agent.shown(agent.given(agents.Policies(None), ids), b) for b in range(3)
   ] == ids
   # Few long entries at the same budget.
   long = [[_TOKENIZER.encode("the of and to a in is it")], []]
-  assert spec.shown(spec.given(agents.Policies(None), long), 0) == long[0]
+  assert agent.shown(agent.given(agents.Policies(None), long), 0) == long[0]
 
 
 def test_entries_that_do_not_fit_are_refused():
   examples = [dataclasses.replace(_examples()[0], bank=("s1 a",) * 4)]
-  task = tasks.make_task(examples, _TOKENIZER, _spec(questions=1))
+  task = tasks.make_task(examples, _TOKENIZER, _agent(questions=1))
   with pytest.raises(ValueError, match="config.agent.entries"):
-    _spec().init(agents.Policies(None), task)
+    _agent().init(agents.Policies(None), task)
 
 
 @pytest.mark.parametrize(
@@ -421,7 +426,7 @@ def test_entries_that_do_not_fit_are_refused():
   [("update",), ("extract", "answer"), ("answer",), ("extract", "update")],
 )
 def test_frozen_operations_use_the_frozen_parameters(trained, monkeypatch):
-  asked, spec = [], _spec(trained=trained, questions=1)
+  asked, agent = [], _agent(trained=trained, questions=1)
 
   def decode(params, cfg, prompt, key_B, *, max_new_tokens, **kwargs):
     del cfg, key_B, kwargs
@@ -435,12 +440,12 @@ def test_frozen_operations_use_the_frozen_parameters(trained, monkeypatch):
 
   monkeypatch.setattr(sampling, "decode", decode)
   policies = agents.Policies({"policy": 1.0}, {"frozen": 1.0})
-  task = tasks.make_task(_examples()[:1], _TOKENIZER, spec)
-  run = functools.partial(agents.rollout, spec=spec)
+  task = tasks.make_task(_examples()[:1], _TOKENIZER, agent)
+  run = functools.partial(agents.rollout, agent=agent)
   jax.eval_shape(run, policies, task=task, key=_KEY, temperature=1.0)
   # A scan is traced once, so each operation is asked for at least once.
   assert set(asked) == {
-    (spec.limit(op), "policy" if op in trained else "frozen")
+    (agent.limit(op), "policy" if op in trained else "frozen")
     for op in ("extract", "update", "answer")
   }
 
@@ -456,17 +461,22 @@ def test_without_frozen_parameters_all_use_the_policy():
 def _turn(text, stamp):
   row = lambda x, n: token_lib.from_lists([_TOKENIZER.encode(x)], n)
   return tasks.Turn(
-    row("ada?", 1), row(text, 6), row(stamp, 1), np.array([3]), 5
+    row("ada?", 1),
+    row(text, 6),
+    row(stamp, 1),
+    np.array([3]),
+    5,
+    token_lib.from_nested([[]]),
   )
 
 
 def test_lines_that_are_added_as_they_are_need_no_model():
-  spec = _spec(extractor="turns", updater="append")
-  assert spec.turn_ops == ()
+  agent = _agent(extractor="turns", updater="append")
+  assert agent.turn_ops == ()
   bank, segments = agents.read_jit(
     agents.Policies(None),
-    spec,
-    bank_lib.init(1, _ENTRIES, spec.entry_tokens),
+    agent,
+    bank_lib.init(1, _ENTRIES, agent.entry_tokens),
     _turn("A: ada! <nl> B: of bob=lima", "s4"),
     jax.random.split(_KEY, 1),
     1.0,
@@ -481,9 +491,9 @@ def test_lines_that_are_added_as_they_are_need_no_model():
 
 @pytest.mark.parametrize("full", bank_lib.FULL_RULES)
 def test_a_full_bank(full):
-  spec = _spec(extractor="turns", updater="append", full=full)
+  agent = _agent(extractor="turns", updater="append", full=full)
   account, task = _Account(full), _task()
-  state = spec.init(agents.Policies(None), task)
+  state = agent.init(agents.Policies(None), task)
   for text in _PRIOR:
     account.add(text, 0)
   turns = ["ada! <nl> bob!", "cat! <nl> eve!", "fay!"]
@@ -495,10 +505,11 @@ def test_a_full_bank(full):
       row(f"s{number + 1}", 1),
       np.full(16, number),
       number,
+      token_lib.from_nested([[]] * 16),
     )
     keys = jax.random.split(_KEY, 16)
     state, _ = agents.read_jit(
-      agents.Policies(None), spec, state, turn, keys, 1.0
+      agents.Policies(None), agent, state, turn, keys, 1.0
     )
     for word in text.replace("<nl>", "").split():
       account.add(f"s{number + 1} {word}", number)
@@ -510,19 +521,19 @@ def test_a_full_bank(full):
 
 
 def test_each_half_can_do_without_a_model():
-  assert _spec(extractor="turns").turn_ops == ("update",)
-  assert _spec(updater="append").turn_ops == ("extract",)
-  assert _spec().turn_ops == ("extract", "update")
+  assert _agent(extractor="turns").turn_ops == ("update",)
+  assert _agent(updater="append").turn_ops == ("extract",)
+  assert _agent().turn_ops == ("extract", "update")
 
 
 def _bank(texts):
   ids = [_TOKENIZER.encode_batch(texts)]
-  return _spec().given(agents.Policies(None), ids)
+  return _agent().given(agents.Policies(None), ids)
 
 
 def _retriever(name="bm25", k=3, **changes):
   retriever = dataclasses.replace(
-    _spec().retriever, name=name, candidates=k, retrieved=k
+    _agent().retriever, first=name, candidates=k, fetched=k, retrieved=k
   )
   return dataclasses.replace(retriever, **changes)
 
@@ -545,7 +556,7 @@ def test_an_answer_sees_the_best_entries_whatever_they_share():
   none = token_lib.from_nested([[]])
   asked = token_lib.from_lists([_TOKENIZER.encode("cat?")], 1)
   query = tasks.Query(asked, none)
-  slot = _retriever().relevant(agents.Policies(None), bank, query)
+  slot = _retriever().fetch(agents.Policies(None), bank, query)
   assert slot.tolist() == [[2, 0, 1]]
 
 
@@ -553,7 +564,7 @@ def test_speakers_share_the_places():
   bank = _bank(["s1 ada=bern", "s2 ada!", "s1 bob=bern"])
   names = token_lib.from_nested([_TOKENIZER.encode_batch(["ada?", "bob?"])])
   asked = token_lib.from_lists([_TOKENIZER.encode("bern")], 1)
-  slot = _retriever(k=2).relevant(
+  slot = _retriever(k=2).fetch(
     agents.Policies(None), bank, tasks.Query(asked, names)
   )
   assert slot.tolist() == [[0, 2]]
@@ -565,32 +576,32 @@ def test_entries_carry_the_embedding_of_their_text():
   rng = np.random.default_rng(3)
   draw = lambda x: jnp.asarray(rng.normal(0.3, 0.3, x.shape), x.dtype)
   params = jax.tree.map(draw, shapes)
-  spec = _spec(
+  agent = _agent(
     extractor="turns",
     updater="append",
     retriever=_retriever("embedding", embedder=embedder),
   )
   policies = agents.Policies(None, embedder=params)
-  empty = bank_lib.init(1, _ENTRIES, spec.entry_tokens, 16)
+  empty = bank_lib.init(1, _ENTRIES, agent.entry_tokens, 16)
   bank, _ = agents.read_jit(
     policies,
-    spec,
+    agent,
     empty,
     _turn("ada! of <nl> bob=lima", "s4"),
     jax.random.split(_KEY, 1),
     1.0,
   )
   texts = token_lib.from_lists(
-    _TOKENIZER.encode_batch(["s4 ada! of", "s4 bob=lima"]), spec.entry_tokens
+    _TOKENIZER.encode_batch(["s4 ada! of", "s4 bob=lima"]), agent.entry_tokens
   )
 
   @jax.jit
   def look(policies, bank):
     expected = retrieve.embed(policies.embedder, embedder, texts, end_id=1)
     query = jax.tree.map(lambda x: x[1:], texts)
-    score = spec.retriever.scores(policies, bank, query)
+    score = agent.retriever.scores(policies, bank, query)
     facts = jax.tree.map(lambda x: x[None, 1:], texts)
-    return expected, score, spec.retriever.similar(policies, bank, facts)
+    return expected, score, agent.retriever.similar(policies, bank, facts)
 
   expected, score, slot = look(policies, bank)
   np.testing.assert_allclose(bank.embedding[0, :2], expected, atol=1e-5)
@@ -601,23 +612,24 @@ def test_entries_carry_the_embedding_of_their_text():
 
 def test_entries_are_found_by_embedding():
   """The bank holds the embedding of each entry as it stands, stamp included."""
-  retriever = memory_r1.Retriever(
+  retriever = retriever_lib.Retriever(
     "embedding",
     retrieve.make_lexicon(_TOKENIZER),
     _MODEL,
     1,
     _CANDIDATES,
     _RETRIEVED,
+    _RETRIEVED,
   )
-  spec = _spec(retriever=retriever, extractor="turns", updater="append")
+  agent = _agent(retriever=retriever, extractor="turns", updater="append")
   policies = agents.Policies(_policy(), embedder=_policy())
   task = _task()
   key_N = agents.row_keys(_KEY, task)
-  state = spec.init(policies, task)
+  state = agent.init(policies, task)
   for c in range(2):
     turn = tasks.turn_at(task, c, _QUESTIONS)
     state, _ = agents.read_jit(
-      policies, spec, state, turn, key_N[::_QUESTIONS], 0.0
+      policies, agent, state, turn, key_N[::_QUESTIONS], 0.0
     )
   valid = np.asarray(state.valid)
   assert valid.sum() > 4
@@ -628,7 +640,7 @@ def test_entries_are_found_by_embedding():
   # An entry is closest to itself.
   rows = np.flatnonzero(valid[:, 0])
   query = jax.tree.map(lambda x: x[:, 0], state.text)
-  slots = retriever.relevant(
+  slots = retriever.fetch(
     policies,
     state,
     tasks.Query(query, token_lib.from_nested([[]] * len(valid))),

@@ -3,7 +3,6 @@ import io
 import re
 
 import numpy as np
-import pytest
 import rich.console
 
 from memjax import report
@@ -213,47 +212,6 @@ class TestHtml:
     rollouts = _rollouts()
     rollouts[0]["after"]["answer"] = "\ud83d"
     _html(tmp_path, rollouts=rollouts)
-
-
-class TestDiff:
-  @pytest.mark.parametrize(
-    "old, new, expected",
-    [
-      ("", "a b", "<ins>a b</ins>"),
-      ("a b", "", "<del>a b</del>"),
-      ("a b", "a, c b", "a<ins>, c</ins> b"),
-      ("a b", "a c", "a <del>b</del> <ins>c</ins>"),
-      ("a b", "a", "a <del>b</del>"),
-      ("a (b), c", "a, c", "a <del>(b)</del>, c"),
-      ("a\nb", "a b", "a b"),
-      ("x", "<i> x", "<ins>&lt;i&gt;</ins> x"),
-      ("", "", ""),
-    ],
-  )
-  def test_by_hand(self, old, new, expected):
-    assert report._diff_html(old, new) == expected
-
-  def test_both_memories_can_be_read_off(self):
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-      old, new = (
-        " ".join(rng.choice(list("abcd"), rng.integers(0, 12)))
-        for _ in range(2)
-      )
-      diff = report._diff_html(old, new)
-      without_del = re.sub(r"<del>.*?</del>|</?ins>", "", diff)
-      without_ins = re.sub(r"<ins>.*?</ins>|</?del>", "", diff)
-      assert without_del.split() == new.split()
-      assert without_ins.split() == old.split()
-
-  def test_answers_are_whole_words(self):
-    pattern = report._answers_pattern(["7", "New York", "New", " "])
-    marked = report._mark_html("7 of 77 in new york, Newark <7>", pattern)
-    assert marked == (
-      "<mark>7</mark> of 77 in <mark>new york</mark>, Newark "
-      "&lt;<mark>7</mark>&gt;"
-    )
-    assert report._answers_pattern([" "]) is None
 
 
 class TestTable:

@@ -61,6 +61,7 @@ def _bank(texts, ids=None, updated=None, embedding=None) -> bank_lib.Bank:
     one([0] * E),
     one(embedding),
     jnp.array([max(ids) + 1]),
+    token_lib.Tokens(jnp.zeros((1, E, 0), jnp.int32), one([0] * E)),
   )
 
 

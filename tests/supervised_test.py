@@ -16,11 +16,11 @@ def _pairs(tokenizer):
   return supervised.make_pairs(prompts, answers, tokenizer.stop_ids[0])
 
 
-def test_pairs_are_learnt(params, spec, tokenizer):
+def test_pairs_are_learnt(params, agent, tokenizer):
   seen = []
   trained = supervised.fit(
     params,
-    spec.model,
+    agent.model,
     [_pairs(tokenizer)],
     tx=optax.adamw(1e-2),
     steps=100,
@@ -31,7 +31,7 @@ def test_pairs_are_learnt(params, spec, tokenizer):
   assert seen[-1][1] < 0.1
   ids, _ = sampling.generate(
     trained,
-    spec.model,
+    agent.model,
     [tokenizer.encode("<ask> kim?"), tokenizer.encode("<ask> leo?")],
     key=jax.random.key(0),
     max_new_tokens=3,
@@ -48,10 +48,10 @@ def test_pairs_are_learnt(params, spec, tokenizer):
   assert params["embed"].is_deleted() is False
 
 
-def test_the_loss_is_a_mean_over_response_tokens(params, spec, tokenizer):
+def test_the_loss_is_a_mean_over_response_tokens(params, agent, tokenizer):
   pairs = _pairs(tokenizer)
   rows = supervised._batch(pairs, np.random.default_rng(0), 4)
-  got = supervised.negative_log_likelihood(params, spec.model, rows)
+  got = supervised.negative_log_likelihood(params, agent.model, rows)
   total, count = 0.0, 0
   for b in range(4):
     n = int(rows.prompt.length[b])
@@ -59,7 +59,7 @@ def test_the_loss_is_a_mean_over_response_tokens(params, spec, tokenizer):
     m = int(rows.response.length[b])
     response = np.asarray(rows.response.ids)[b, :m].tolist()
     ids = np.array([prompt + response])
-    logits = qwen3.logits(params, spec.model, ids, np.array([len(ids[0])]))
+    logits = qwen3.logits(params, agent.model, ids, np.array([len(ids[0])]))
     logp = jax.nn.log_softmax(logits)[0]
     for t, token in enumerate(response):
       total -= float(logp[len(prompt) + t - 1, token])
@@ -67,11 +67,11 @@ def test_the_loss_is_a_mean_over_response_tokens(params, spec, tokenizer):
   np.testing.assert_allclose(float(got), total / count, rtol=1e-5)
 
 
-def test_a_diverging_loss_stops(params, spec, tokenizer):
+def test_a_diverging_loss_stops(params, agent, tokenizer):
   with pytest.raises(FloatingPointError, match="step 50"):
     supervised.fit(
       params,
-      spec.model,
+      agent.model,
       [_pairs(tokenizer)],
       tx=optax.sgd(float("inf")),
       steps=50,

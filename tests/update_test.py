@@ -10,7 +10,7 @@ import pytest
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
-from memjax.envs import dialogues
+from memjax.envs import homes
 from memjax.memory import bank as bank_lib
 from memjax.memory import listing
 from memjax.memory import update
@@ -28,7 +28,7 @@ def language(request):
   """(style, tokenizer, operation): word-level, and the real tokenizer."""
   style = request.param
   if style == "words":
-    tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+    tokenizer = tokenizer_lib.from_words(homes.vocabulary())
   else:
     path = request.getfixturevalue("data_dir") / "qwen3_tokenizer"
     tokenizer = tokenizer_lib.load(path)
@@ -197,7 +197,7 @@ def test_append_adds_every_fact(language):
 
 
 def test_operations_reach_the_bank_in_order_behind_their_stamps():
-  tokenizer = tokenizer_lib.from_words(dialogues.vocabulary())
+  tokenizer = tokenizer_lib.from_words(homes.vocabulary())
   op = update.make(tokenizer, "words", _K, _N, _M["words"])
   text = tokenizer.encode("ADD ada=bern <nl> ADD bob! <nl> NOOP <nl>")
   body = token_lib.from_lists([text, tokenizer.encode("NOOP")], _T)

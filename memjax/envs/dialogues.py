@@ -18,125 +18,18 @@ Every example is a function of (seed, split, index).
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
 
-from memjax import prompts
 from memjax import rewards
 from memjax.envs import example as example_lib
-
-NAMES = "ada bob cat dan eve fay gus hal".split()
-CITIES = (
-  "accra bern cairo delhi hanoi lima minsk oslo paris quito rome tunis"
-).split()
-GOSSIP = "tea golf jazz chess".split()
-FILLERS = "the of and to a in is it".split()
-SPEAKERS = ("A:", "B:")
-UNKNOWN = "unknown"
-MAX_SESSIONS = 40
-MAX_NUMBER = 12
+from memjax.envs import homes
 
 KINDS = ("unchanged", "updated", "deleted", "never", "dependent", "when")
 
 # Independent streams of one seed.
 SPLITS = {"train": 0, "eval": 1, "demo": 2}
-
-
-def vocabulary() -> list[str]:
-  """All words of conversations, questions, answers, prompts of both agents."""
-  facts = [f"{name}={city}" for name in NAMES for city in CITIES]
-  facts += [f"{a}@{b}" for a in NAMES for b in NAMES if a != b]
-  facts += [f"{name}~{x}" for name in NAMES for x in GOSSIP]
-  facts += [f"{name}!" for name in NAMES]
-  asked = [f"{name}?" for name in NAMES] + [f"when-{name}?" for name in NAMES]
-  stamps = [f"s{i}" for i in range(1, MAX_SESSIONS + 1)]
-  numbers = [str(i) for i in range(1, MAX_NUMBER + 1)]
-  words = [*prompts.BANK_WORDS, *prompts.STYLE_WORDS, *numbers, *SPEAKERS]
-  words += [*facts, *asked, *stamps, *CITIES, UNKNOWN, *FILLERS]
-  return list(dict.fromkeys(words))
-
-
-def person(word: str) -> str:
-  """Whom a fact is about; "" for a word that is no fact."""
-  for mark in "=@~!":
-    if mark in word:
-      return word.split(mark)[0]
-  return ""
-
-
-def is_gossip(word: str) -> bool:
-  """A fact that is never asked about."""
-  return "~" in word
-
-
-def fact_of(entry: str) -> str:
-  """The last fact in an entry's text, or ""."""
-  found = [word for word in entry.split() if person(word)]
-  return found[-1] if found else ""
-
-
-def settle(held: Sequence[str], facts: Sequence[str]) -> list[str]:
-  """What a list of facts should become when new facts are told in order.
-
-  A fact replaces what is held about the person, a retraction removes it, and
-  gossip changes nothing.
-  """
-  held = list(held)
-  for fact in facts:
-    if is_gossip(fact):
-      continue
-    about = [x for x in held if person(x) == person(fact) and not is_gossip(x)]
-    if about == [fact]:
-      continue
-    held = [x for x in held if x not in about]
-    if not fact.endswith("!"):
-      held.append(fact)
-  return held
-
-
-def home(held: Sequence[str], name: str) -> str:
-  """Where somebody lives by what is held; follows "lives with"."""
-  seen = set()
-  while name not in seen:
-    seen.add(name)
-    facts = [x for x in held if person(x) == name and not is_gossip(x)]
-    if not facts:
-      return UNKNOWN
-    if "=" in facts[-1]:
-      return facts[-1].split("=")[1]
-    name = facts[-1].split("@")[1]
-  return UNKNOWN
-
-
-@dataclasses.dataclass(frozen=True)
-class World:
-  """One conversation.
-
-  Attributes:
-    sessions: the facts of each session in order, gossip included.
-    texts: what is read, one text a session.
-    held: what is true after the last session, in order.
-    since: the session in which each person's fact came about, from 1.
-    past: what was true of each person before.
-  """
-
-  sessions: tuple[tuple[str, ...], ...]
-  texts: tuple[str, ...]
-  held: tuple[str, ...]
-  since: Mapping[str, int]
-  past: Mapping[str, tuple[str, ...]]
-
-  def kind(self, name: str) -> str:
-    """Which kind of question `name?` is."""
-    now = [x for x in self.held if person(x) == name]
-    before = self.past.get(name, ())
-    if not now:
-      return "deleted" if before else "never"
-    if "@" in now[0]:
-      return "dependent"
-    return "updated" if before else "unchanged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,21 +78,23 @@ class Dialogues:
         raise ValueError(
           f"config.data.kinds: {kind!r} is none of {', '.join(KINDS)}"
         )
-    if not 2 <= self.people < len(NAMES):
+    if not 2 <= self.people < len(homes.NAMES):
       raise ValueError(
-        f"config.data.people={self.people}: expected 2 to {len(NAMES) - 1}, so "
-        "that somebody is never mentioned"
+        f"config.data.people={self.people}: expected 2 to "
+        f"{len(homes.NAMES) - 1}, so that somebody is never mentioned"
       )
-    if self.sessions * max(self.scales) > MAX_SESSIONS:
+    if self.sessions * max(self.scales) > homes.MAX_SESSIONS:
       raise ValueError(
-        f"config.data.scales={self.scales}: {MAX_SESSIONS} sessions have "
+        f"config.data.scales={self.scales}: {homes.MAX_SESSIONS} sessions have "
         f"stamps, {self.sessions * max(self.scales)} are asked for"
       )
 
-  def world(self, split: str, index: int, scale: int = 1) -> World:
+  def world(self, split: str, index: int, scale: int = 1) -> homes.World:
     """Conversation `index` of a split."""
     rng = np.random.default_rng([self.seed, SPLITS[split], scale, index])
-    people = [NAMES[i] for i in rng.permutation(len(NAMES))[: self.people]]
+    people = [
+      homes.NAMES[i] for i in rng.permutation(len(homes.NAMES))[: self.people]
+    ]
     held: list[str] = []
     since: dict[str, int] = {}
     past: dict[str, tuple[str, ...]] = {}
@@ -208,34 +103,37 @@ class Dialogues:
       said = []
       for _ in range(self.facts):
         fact = self._next_fact(rng, people, held)
-        before = [x for x in held if person(x) == person(fact)]
-        held = settle(held, [fact])
-        after = [x for x in held if person(x) == person(fact)]
+        name = homes.person(fact)
+        before = [x for x in held if homes.person(x) == name]
+        held = homes.settle(held, [fact])
+        after = [x for x in held if homes.person(x) == name]
         if before != after:
-          past[person(fact)] = past.get(person(fact), ()) + tuple(before)
-          since[person(fact)] = number
+          past[name] = past.get(name, ()) + tuple(before)
+          since[name] = number
         said.append(fact)
       for _ in range(self.gossip):
-        word = f"{_pick(rng, people)}~{_pick(rng, GOSSIP)}"
+        word = f"{_pick(rng, people)}~{_pick(rng, homes.GOSSIP)}"
         said.insert(int(rng.integers(0, len(said) + 1)), word)
       sessions.append(tuple(said))
       texts.append(self._text(rng, said))
-    return World(tuple(sessions), tuple(texts), tuple(held), since, past)
+    return homes.World(tuple(sessions), tuple(texts), tuple(held), since, past)
 
   def _next_fact(self, rng, people, held) -> str:
     """What is said next."""
-    known = [name for name in people if any(person(x) == name for x in held)]
+    known = [
+      name for name in people if any(homes.person(x) == name for x in held)
+    ]
     unknown = [name for name in people if name not in known]
     draw = rng.random()
     if known and draw < self.repeat + self.correct + self.retract:
       name = _pick(rng, known)
       if draw < self.repeat:
-        return [x for x in held if person(x) == name][-1]
+        return [x for x in held if homes.person(x) == name][-1]
       if draw < self.repeat + self.retract:
         return f"{name}!"
     else:
       name = _pick(rng, unknown or people)
-    old = [x for x in held if person(x) == name]
+    old = [x for x in held if homes.person(x) == name]
     if rng.random() < self.together:
       # Chains of two at most, and no circles: with somebody who has a city.
       hosts = [x for x in known if x != name and f"{x}=" in " ".join(held)]
@@ -244,7 +142,7 @@ class Dialogues:
         fact = f"{name}@{_pick(rng, hosts)}"
         if fact not in old:
           return fact
-    cities = [c for c in CITIES if f"{name}={c}" not in old]
+    cities = [c for c in homes.CITIES if f"{name}={c}" not in old]
     return f"{name}={_pick(rng, cities)}"
 
   def _text(self, rng, said) -> str:
@@ -253,23 +151,24 @@ class Dialogues:
     for i, fact in enumerate(said):
       words = [fact]
       for _ in range(min(rng.poisson(self.filler), 2)):
-        words.insert(int(rng.integers(0, len(words) + 1)), _pick(rng, FILLERS))
-      spoken.append(f"{SPEAKERS[i % 2]} {' '.join(words)} <nl>")
+        place = int(rng.integers(0, len(words) + 1))
+        words.insert(place, _pick(rng, homes.FILLERS))
+      spoken.append(f"{homes.SPEAKERS[i % 2]} {' '.join(words)} <nl>")
     return " ".join(spoken)
 
-  def _ask(self, rng, world: World, kind: str) -> tuple[str, str] | None:
+  def _ask(self, rng, world: homes.World, kind: str) -> tuple[str, str] | None:
     """(question, answer) of a kind, or None if the world has none."""
     if kind == "when":
-      names = [person(x) for x in world.held if "=" in x]
+      names = [homes.person(x) for x in world.held if "=" in x]
       if not names:
         return None
       name = _pick(rng, names)
       return f"when-{name}?", f"s{world.since[name]}"
-    names = [name for name in NAMES if world.kind(name) == kind]
+    names = [name for name in homes.NAMES if world.kind(name) == kind]
     if not names:
       return None
     name = _pick(rng, names)
-    return f"{name}?", home(world.held, name)
+    return f"{name}?", homes.home(world.held, name)
 
   def examples(
     self, split: str, index: int, questions: int, scale: int = 1
@@ -314,9 +213,9 @@ class Dialogues:
       for i, (question, (kind, answer)) in enumerate(asked.items())
     ]
 
-  def _oracle(self, world: World) -> tuple[str, ...]:
+  def _oracle(self, world: homes.World) -> tuple[str, ...]:
     """The entries that a perfect bank ends with."""
-    return tuple(f"s{world.since[person(x)]} {x}" for x in world.held)
+    return tuple(f"s{world.since[homes.person(x)]} {x}" for x in world.held)
 
   def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
     """Examples [start, start + count); `questions` neighbours share a world."""
@@ -367,26 +266,25 @@ class Dialogues:
     A change is "+fact" or "-fact". What is right follows from the bank as it
     was before the session, so an earlier mistake is not counted again.
     """
-    held = [fact_of(entry) for entry in before]
+    held = [homes.fact_of(entry) for entry in before]
     told = example.meta["world"].sessions[session]
-    right = settle(held, told)
-    return _changes(held, right), _changes(held, map(fact_of, after))
+    right = homes.settle(held, told)
+    return _changes(held, right), _changes(held, map(homes.fact_of, after))
 
   def health(
     self, example: example_lib.Example, entries: Sequence[str]
   ) -> dict[str, float]:
     """How good a final bank is; shares in [0, 1], and its size."""
-    world: World = example.meta["world"]
-    facts = [fact_of(entry) for entry in entries]
+    world: homes.World = example.meta["world"]
+    facts = [homes.fact_of(entry) for entry in entries]
     true = set(world.held)
     told = {x for session in world.sessions for x in session}
-    lost = [
-      name for name in world.past if name not in {person(x) for x in world.held}
-    ]
+    known = {homes.person(x) for x in world.held}
+    lost = [name for name in world.past if name not in known]
     values: dict[str, set[str]] = {}
     for fact in facts:
-      if fact and not is_gossip(fact):
-        values.setdefault(person(fact), set()).add(fact)
+      if fact and not homes.is_gossip(fact):
+        values.setdefault(homes.person(fact), set()).add(fact)
     found = {
       "size": float(len(facts)),
       "contradictions": float(sum(len(x) > 1 for x in values.values())),
@@ -397,15 +295,42 @@ class Dialogues:
       found |= {
         "precision": sum(x in true for x in facts) / n,
         "duplicates": 1 - len(set(facts)) / n,
-        "gossip": sum(map(is_gossip, facts)) / n,
+        "gossip": sum(map(homes.is_gossip, facts)) / n,
         "stale": sum(
-          x in told and x not in true and not is_gossip(x) for x in facts
+          x in told and x not in true and not homes.is_gossip(x) for x in facts
         )
         / n,
       }
     if lost:
       found["deletions obeyed"] = sum(x not in values for x in lost) / len(lost)
     return found
+
+  def evidence(self, example: example_lib.Example) -> tuple[str, ...]:
+    """The facts that must be at hand to answer, as words.
+
+    For `kim?` and `when-kim?` the current fact about kim; if it says with whom
+    she lives, also the host's, unless there is none any more. For a deleted
+    fact the retraction `kim!`; for one that was never told, nothing.
+    """
+    name = example.question.removeprefix("when-").removesuffix("?")
+    if example.meta["kind"] == "deleted":
+      return (f"{name}!",)
+    return tuple(homes.chain(example.meta["world"].held, name))
+
+  def recall(
+    self, example: example_lib.Example, texts: Sequence[str]
+  ) -> float | None:
+    """The share of the evidence that stands as a word in any of the texts.
+
+    None where there is nothing to find: no fact was told, or it was deleted.
+    Raw lines still hold the retraction then, but a bank that obeyed it rightly
+    holds nothing, and a share would call that a miss.
+    """
+    wanted = self.evidence(example)
+    if not wanted or example.meta["kind"] == "deleted":
+      return None
+    words = {word for text in texts for word in text.split()}
+    return sum(fact in words for fact in wanted) / len(wanted)
 
   def banks(
     self, example: example_lib.Example, entries: int, tokens: int
@@ -416,7 +341,7 @@ class Dialogues:
     no room; "raw turns" keeps the latest lines as they were said, as many as
     the budget's tokens hold.
     """
-    world: World = example.meta["world"]
+    world: homes.World = example.meta["world"]
     told = [
       f"s{k + 1} {fact}"
       for k, session in enumerate(world.sessions)

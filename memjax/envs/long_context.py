@@ -11,13 +11,11 @@ Layouts, told apart by the fields of each record:
      "reward_model": {"ground_truth": [str]}}
 
 A file is .json (a list), .jsonl (an object per line) or .parquet. No record is
-skipped: a malformed one is an error that names it, which is why JSON is read
-by the standard library; Arrow's reader knows no line numbers.
+skipped: a malformed one is an error that names it.
 """
 
 import dataclasses
 import glob
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -30,6 +28,7 @@ import numpy as np
 
 from memjax import rewards
 from memjax.envs import example as example_lib
+from memjax.envs import files
 
 # Ids of held-out examples start here, so that none is a training example's.
 _EVAL_ID = 1 << 24
@@ -53,63 +52,17 @@ def load(
   Raises:
     ValueError: names the file, the record, what it has and what it should.
   """
-  path = pathlib.Path(path)
-  readers = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}
-  if path.suffix not in readers:
-    raise ValueError(
-      f"{path}: unknown kind of file; expected one of {', '.join(readers)}"
-    )
-  if not path.is_file():
-    raise ValueError(f"{path}: no such file")
-  examples = [
+  readers = {
+    ".json": files.json_list,
+    ".jsonl": files.json_lines,
+    ".parquet": _parquet,
+  }
+  return [
     _example(record, first_id + i, where)
-    for i, (where, record) in enumerate(readers[path.suffix](path))
-  ]
-  if not examples:
-    raise ValueError(f"{path} is empty: expected at least one record")
-  return examples
-
-
-def _json(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  text = _text(path)
-  if not text.strip():
-    return
-  try:
-    records = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(
-      f"{path} is not JSON: {error}; a file with one object per line is called "
-      ".jsonl"
-    ) from error
-  if not isinstance(records, list):
-    raise ValueError(
-      f"{path} holds a JSON {type(records).__name__}, expected a list of "
-      "records; a file with one object per line is called .jsonl"
+    for i, (where, record) in enumerate(
+      files.records(pathlib.Path(path), readers)
     )
-  for number, record in enumerate(records, start=1):
-    yield f"{path}, record {number}", record
-
-
-def _jsonl(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  text = _text(path).removesuffix("\n")
-  # Not splitlines: a JSON text may hold other line separators, like U+2028.
-  for number, line in enumerate(text.split("\n") if text else [], start=1):
-    where = f"{path}, line {number}"
-    try:
-      record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-      raise ValueError(
-        f"{where} is not JSON ({error}): {line[:60]!r}, expected one object; "
-        "correct or remove the line"
-      ) from error
-    yield where, record
-
-
-def _text(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+  ]
 
 
 def _parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
@@ -129,16 +82,14 @@ def _parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
     yield f"{path}, record {number}", record
 
 
-def _example(record: Any, id: int, where: str) -> example_lib.Example:
+def _example(
+  record: Mapping[str, Any], id: int, where: str
+) -> example_lib.Example:
   """One record of any layout.
 
   Raises:
     ValueError: a field is missing or of another type.
   """
-  if not isinstance(record, Mapping):
-    raise ValueError(
-      f"{where}: expected an object, found {type(record).__name__}"
-    )
   if "prompt" in record:
     question = _field(record, "prompt", list, where)
     if not question or not isinstance(question[-1], Mapping):

@@ -17,14 +17,14 @@ with a line `role: [timestamp] content` for each, and `meta` whatever else the
 record has of plain types, and context_memory's texts.
 """
 
-import json
+import functools
 import os
 import pathlib
-from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
 from memjax.envs import example as example_lib
+from memjax.envs import files
 from memjax.envs import long_context
 
 _MEMORY = ("M", "memory")
@@ -53,69 +53,20 @@ def load(
   Raises:
     ValueError: names the file, the record, what it has and what it should.
   """
-  path = pathlib.Path(path)
-  readers = {".json": _json, ".jsonl": _jsonl}
-  if path.suffix not in readers:
-    raise ValueError(
-      f"{path}: unknown kind of file; expected one of {', '.join(readers)}"
-    )
-  if not path.is_file():
-    raise ValueError(f"{path}: no such file")
-  try:
-    text = path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-  examples = [
+  readers = {
+    ".json": files.json_list,
+    ".jsonl": functools.partial(files.json_lines, skip_blank=True),
+  }
+  records = files.records(pathlib.Path(path), readers)
+  return [
     _example(record, first_id + i, where, unanswered)
-    for i, (where, record) in enumerate(readers[path.suffix](path, text))
+    for i, (where, record) in enumerate(records)
   ]
-  if not examples:
-    raise ValueError(f"{path} is empty: expected at least one record")
-  return examples
-
-
-def _json(path: pathlib.Path, text: str) -> Iterator[tuple[str, Any]]:
-  if not text.strip():
-    return
-  try:
-    records = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(
-      f"{path} is not JSON: {error}; a file with one object per line is called "
-      ".jsonl"
-    ) from error
-  if not isinstance(records, list):
-    raise ValueError(
-      f"{path} holds a JSON {type(records).__name__}, expected a list of "
-      "records; a file with one object per line is called .jsonl"
-    )
-  for number, record in enumerate(records, start=1):
-    yield f"{path}, record {number}", record
-
-
-def _jsonl(path: pathlib.Path, text: str) -> Iterator[tuple[str, Any]]:
-  # Not splitlines: a JSON text may hold other line separators, like U+2028.
-  for number, line in enumerate(text.split("\n"), start=1):
-    if not line.strip():
-      continue
-    where = f"{path}, line {number}"
-    try:
-      record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-      raise ValueError(
-        f"{where} is not JSON ({error}): {line[:60]!r}, expected one object; "
-        "correct or remove the line"
-      ) from error
-    yield where, record
 
 
 def _example(
-  record: Any, id: int, where: str, unanswered: bool
+  record: Mapping[str, Any], id: int, where: str, unanswered: bool
 ) -> example_lib.Example:
-  if not isinstance(record, Mapping):
-    raise ValueError(
-      f"{where}: expected an object, found {type(record).__name__}"
-    )
   question = _text(record, _QUESTION, where)
   answer = _text(record, _ANSWER, where)
   for names, text in ((_QUESTION, question), (_ANSWER, answer)):

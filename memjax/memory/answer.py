@@ -60,6 +60,21 @@ def build(
   )
 
 
+def with_turns(
+  op: Answer, entries: token_lib.Tokens, turns: token_lib.Tokens
+) -> token_lib.Tokens:
+  """Entries [B, K, M] with the turns [B, K, V] that they come from behind."""
+  B, K = entries.length.shape
+  flat = lambda x: jax.tree.map(lambda y: y.reshape(B * K, *y.shape[2:]), x)
+  newline = token_lib.constant(op.listing.grammar.newline, B * K)
+  has = flat(turns).length > 0
+  newline = token_lib.Tokens(newline.ids, jnp.where(has, newline.length, 0))
+  joined = token_lib.concat([flat(entries), newline, flat(turns)])
+  return token_lib.Tokens(
+    joined.ids.reshape(B, K, joined.capacity), joined.length.reshape(B, K)
+  )
+
+
 def parse(
   op: Answer,
   body: token_lib.Tokens,

@@ -7,8 +7,8 @@ after a sequence of operations is the same as for a dict from id to entry:
   - `add` fills the first free slot; a full bank has one of two rules, "refuse"
     (the bank stays as it is) or "evict" (the entry whose last change is oldest
     gives way, of several the one with the smallest id);
-  - `update` replaces text, time, source and embedding, and keeps the id and
-    the time of creation;
+  - `update` replaces all that came with the text, and keeps the id and the
+    time of creation;
   - `update` and `delete` of an id that is not there, and a text without a
     token, change nothing and say so.
 
@@ -47,6 +47,8 @@ class Bank:
     source: int32 [B, E], the chunk that the text came from.
     embedding: float32 [B, E, D]; D is 0 where retrieval needs none.
     next_id: int32 [B], of the next addition.
+    turns: ids [B, E, V] and length [B, E], what was said where the text comes
+      from; V is 0 where entries are kept without.
   """
 
   text: token_lib.Tokens
@@ -57,6 +59,7 @@ class Bank:
   source: jax.Array
   embedding: jax.Array
   next_id: jax.Array
+  turns: token_lib.Tokens
 
 
 @jax.tree_util.register_dataclass
@@ -71,6 +74,8 @@ class Op:
     time: int32 [B], the session.
     source: int32 [B], the chunk.
     embedding: float32 [B, D], of the text.
+    turns: ids [B, V] and length [B], what the text comes from; None in banks
+      that keep none.
   """
 
   kind: jax.Array
@@ -79,9 +84,12 @@ class Op:
   time: jax.Array
   source: jax.Array
   embedding: jax.Array
+  turns: token_lib.Tokens | None = None
 
 
-def init(batch: int, entries: int, tokens: int, width: int = 0) -> Bank:
+def init(
+  batch: int, entries: int, tokens: int, width: int = 0, turn_tokens: int = 0
+) -> Bank:
   """B empty banks."""
   # Buffers of their own: donating one must not take another with it.
   number = lambda value: jnp.full((batch, entries), value, jnp.int32)
@@ -94,6 +102,9 @@ def init(batch: int, entries: int, tokens: int, width: int = 0) -> Bank:
     number(0),
     jnp.zeros((batch, entries, width), jnp.float32),
     jnp.zeros((batch,), jnp.int32),
+    token_lib.Tokens(
+      jnp.zeros((batch, entries, turn_tokens), jnp.int32), number(0)
+    ),
   )
 
 
@@ -133,11 +144,13 @@ def _apply_row(bank: Bank, op: Op, full: str) -> tuple[Bank, jax.Array]:
     return old.at[slot].set(new)
 
   kept = lambda old, new: jnp.where(adds, new, old[slot])
-  inside = jnp.arange(op.text.ids.shape[-1]) < op.text.length
+  none = token_lib.Tokens(jnp.zeros_like(bank.turns.ids[0]), jnp.int32(0))
+  turns = op.turns or none
+  within = lambda row: jnp.where(row.mask, row.ids, 0)
   return (
     Bank(
       token_lib.Tokens(
-        put(bank.text.ids, jnp.where(inside, op.text.ids, 0), 0),
+        put(bank.text.ids, within(op.text), 0),
         put(bank.text.length, op.text.length, 0),
       ),
       put(bank.valid, True, False),
@@ -147,6 +160,10 @@ def _apply_row(bank: Bank, op: Op, full: str) -> tuple[Bank, jax.Array]:
       put(bank.source, op.source, 0),
       put(bank.embedding, op.embedding, 0.0),
       bank.next_id + adds,
+      token_lib.Tokens(
+        put(bank.turns.ids, within(turns), 0),
+        put(bank.turns.length, turns.length, 0),
+      ),
     ),
     outcome,
   )
@@ -177,6 +194,12 @@ def apply_all(
   return jax.lax.scan(lambda b, op: apply(b, op, full), bank, ops)
 
 
+def slot_of(bank: Bank, id_BK: jax.Array) -> jax.Array:
+  """int32 [B, K]: where entries with these ids are, -1 for those not there."""
+  same = bank.valid[:, None, :] & (bank.id[:, None, :] == id_BK[..., None])
+  return jnp.where(same.any(-1), jnp.argmax(same, axis=-1), -1)
+
+
 def take(bank: Bank, slot_BK: jax.Array) -> tuple[token_lib.Tokens, jax.Array]:
   """Texts and ids of K slots of each bank; slot -1 gives an empty text, id -1.
 
@@ -187,8 +210,18 @@ def take(bank: Bank, slot_BK: jax.Array) -> tuple[token_lib.Tokens, jax.Array]:
   slot = jnp.maximum(slot_BK, 0)
   pick = lambda x: jnp.take_along_axis(x, slot, axis=1)
   there &= pick(bank.valid)
-  ids = jnp.take_along_axis(bank.text.ids, slot[..., None], axis=1)
-  return (
-    token_lib.Tokens(ids, jnp.where(there, pick(bank.text.length), 0)),
-    jnp.where(there, pick(bank.id), -1),
-  )
+  return _taken(bank.text, slot, there), jnp.where(there, pick(bank.id), -1)
+
+
+def take_turns(bank: Bank, slot_BK: jax.Array) -> token_lib.Tokens:
+  """The turns of K slots of each bank, [B, K, V]; none for slot -1."""
+  return _taken(bank.turns, jnp.maximum(slot_BK, 0), slot_BK >= 0)
+
+
+def _taken(
+  tokens: token_lib.Tokens, slot_BK: jax.Array, there_BK: jax.Array
+) -> token_lib.Tokens:
+  """Rows of [B, E, M]; empty where nothing is there."""
+  ids = jnp.take_along_axis(tokens.ids, slot_BK[..., None], axis=1)
+  length = jnp.take_along_axis(tokens.length, slot_BK, axis=1)
+  return token_lib.Tokens(ids, jnp.where(there_BK, length, 0))

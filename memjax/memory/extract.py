@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax.memory import grammar as grammar_lib
 from memjax.memory import lines
 from memjax.memory import listing
 
@@ -24,7 +25,7 @@ class Extract:
   """Static parts: template, grammar, F facts of at most M tokens."""
 
   template: prompts.Template
-  grammar: lines.Grammar
+  grammar: grammar_lib.Grammar
   facts: int
   fact_tokens: int
 

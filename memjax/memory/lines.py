@@ -8,6 +8,8 @@ A policy writes one operation a line:
     NOOP                         nothing is to be done
     NONE                         there is nothing to note
     USE 1 4                      entries 1 and 4 of the list are used
+    NOTE 1 3: Kim lives in Bern  a topic, with the turns that it comes from
+    MERGE 2 Kim left Bern        entry 2 of the list becomes this text
 
 The rules, on token ids:
 
@@ -19,32 +21,36 @@ The rules, on token ids:
     sign of the next token; any other straddling is an error of that line;
   - a number has at most three ASCII digits and names a place of the list,
     counted from 1;
+  - the numbers of a NOTE end with a token that is a colon and white space at
+    most; its text may follow at once, and may begin with a number;
   - a text is what is left of the line, without a last token of white space;
   - an id beyond the vocabulary is text;
   - a last line without newline counts if the response ended by itself, and is
     an error if it was cut at the limit.
 
 Each line is one operation or one error, never both. Dimension key: B rows, T
-tokens, N lines, K places of the list.
+tokens, N lines, K places of the list, P turns.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax.memory import grammar as grammar_lib
 
 # Verbs; the first four are the kinds of `bank`.
-NOOP, ADD, UPDATE, DELETE, NONE, USE = range(6)
-VERBS = ("NOOP", "ADD", "UPDATE", "DELETE", "NONE", "USE")
+NOOP, ADD, UPDATE, DELETE, NONE, USE, NOTE, MERGE = range(8)
+VERBS = ("NOOP", "ADD", "UPDATE", "DELETE", "NONE", "USE", "NOTE", "MERGE")
+# Of `parse_ops`.
 NUMBERED = (UPDATE, DELETE)
 TEXTED = (ADD, UPDATE)
 
 # Errors of a line.
 OK, NO_VERB, BAD_NUMBER, NO_TEXT, EXTRA_TEXT, DUPLICATE, CUT = range(7)
+NO_COLON = 7
 ERRORS = (
   "ok",
   "no verb",
@@ -53,37 +59,8 @@ ERRORS = (
   "text where none belongs",
   "number used before",
   "cut at the limit",
+  "no colon",
 )
-
-DIGITS = 3
-
-# Bits of a token's class.
-_NEWLINE, _BLANK, _SPACE, _NUMBER = 1, 2, 4, 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Grammar:
-  """What the parser knows of a tokenizer; hashable, so static under jit.
-
-  Attributes:
-    classes: int16 [V + 1], bits of each token; the last is for other ids.
-    value: int16 [V], the number that a token is, or 0.
-    width: int16 [V], with how many digits.
-    verbs: (verb, ids) for each way to write it.
-    joined: neighbouring number tokens are digits of one number.
-    newline: ids of a line's end, to build prompts with.
-  """
-
-  classes: token_lib.Table
-  value: token_lib.Table
-  width: token_lib.Table
-  verbs: tuple[tuple[int, tuple[int, ...]], ...]
-  joined: bool
-  newline: tuple[int, ...]
-
-  def ends_line(self, ids: jax.Array) -> jax.Array:
-    """bool, for each token id: it contains a newline."""
-    return self.classes[ids] & _NEWLINE > 0
 
 
 @jax.tree_util.register_dataclass
@@ -112,129 +89,18 @@ class Lines:
 
 def make_grammar(
   tokenizer: tokenizer_lib.Tokenizer, newline: str = "\n"
-) -> Grammar:
-  """Classifies the vocabulary.
-
-  Args:
-    tokenizer: of the policy.
-    newline: the text that ends a line; a word of its own in a word-level
-      vocabulary.
-
-  Raises:
-    ValueError: the vocabulary has no token with that text, or no digits.
-  """
-  pieces = tokenizer.pieces
-  # One more: under jit an id beyond the table is read at its end.
-  classes, value, width = np.zeros((3, len(pieces) + 1), np.int16)
-  for i, piece in enumerate(pieces):
-    bare = piece.replace(newline, "").strip()
-    if newline in piece:
-      classes[i] |= _NEWLINE
-    if not bare:
-      classes[i] |= _BLANK
-    if piece[:1].isspace() or newline in piece[: len(newline) + 1]:
-      classes[i] |= _SPACE
-    if bare.isascii() and bare.isdigit() and len(bare) <= DIGITS:
-      if newline not in piece:
-        classes[i] |= _NUMBER
-        value[i], width[i] = int(bare), len(bare)
-  verbs = []
-  for verb, word in enumerate(VERBS):
-    for text in (word, " " + word):
-      ids = tuple(tokenizer.encode(text)) if _known(tokenizer, word) else ()
-      if ids and (verb, ids) not in verbs:
-        verbs.append((verb, ids))
-  end = tuple(tokenizer.encode(newline))
-  if not (classes & _NEWLINE).any() or not (classes & _NUMBER).any():
-    raise ValueError(
-      f"the tokenizer has no token with {newline!r}, or none that is a digit: "
-      "operations are written in numbered lines and need both"
-    )
-  return Grammar(
-    token_lib.Table(classes),
-    token_lib.Table(value),
-    token_lib.Table(width),
-    tuple(verbs),
-    not tokenizer.parts_words,
-    end,
-  )
+) -> grammar_lib.Grammar:
+  """Classifies the vocabulary for these verbs; see `grammar.make`."""
+  return grammar_lib.make(tokenizer, newline, VERBS)
 
 
-def _known(tokenizer: tokenizer_lib.Tokenizer, word: str) -> bool:
-  """A word-level vocabulary need not have all verbs."""
-  return not tokenizer.parts_words or word in tokenizer.backend.get_vocab()
-
-
-def _at(x_BT: jax.Array, index_BN: jax.Array) -> jax.Array:
-  """x at clipped indices, [B, N]."""
-  index = jnp.clip(index_BN, 0, x_BT.shape[1] - 1)
-  return jnp.take_along_axis(x_BT, index, axis=1)
-
-
-def _next(flag_BT: jax.Array) -> jax.Array:
-  """int [B, T + 1]: the first index from t on where the flag is set, or T."""
-  T = flag_BT.shape[1]
-  index = jnp.where(flag_BT, jnp.arange(T)[None, :], T)
-  first = jax.lax.cummin(index, axis=1, reverse=True)
-  return jnp.pad(first, ((0, 0), (0, 1)), constant_values=T)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Spans:
-  """Where lines are, and per-token facts that their parsing needs."""
-
-  there: jax.Array
-  begin: jax.Array
-  end: jax.Array
-  cut: jax.Array
-  extra: jax.Array
-  filled: jax.Array
-
-
-def _spans(
-  grammar: Grammar, tokens: token_lib.Tokens, open_B: jax.Array, lines: int
-) -> _Spans:
-  """Finds the lines: [begin, end) without the white space around the text."""
-  T = tokens.capacity
-  mask = tokens.mask
-  bits = jnp.where(mask, grammar.classes[tokens.ids], 0)
-  newline = mask & (bits & _NEWLINE > 0)
-  content = mask & (bits & _BLANK == 0)
-  # The number of content tokens in a line before this one, 0 for its first.
-  line = jnp.cumsum(newline, axis=1) - newline
-  filled = _next(content)
-  ends = _next(newline)
-  # A first content token: the content before it lies in another line.
-  index = jnp.broadcast_to(jnp.arange(T)[None, :], mask.shape)
-  last = jax.lax.cummax(jnp.where(content, index, -1), axis=1)
-  before = jnp.pad(last, ((0, 0), (1, 0)), constant_values=-1)[:, :T]
-  fresh = content & ((before < 0) | (_at(line, before) != line))
-  rank = jnp.where(fresh, jnp.cumsum(fresh, axis=1) - 1, lines)
-  begin = jnp.full((mask.shape[0], lines + 1), T)
-  begin = begin.at[jnp.arange(mask.shape[0])[:, None], rank].min(
-    jnp.where(fresh, index, T)
-  )[:, :lines]
-  there = begin < T
-  stop = _at(ends, begin)
-  closed = stop < tokens.length[:, None]
-  # The newline's token belongs to the text unless it is white space alone.
-  blank_end = closed & (_at(bits, stop) & _BLANK > 0)
-  end = jnp.where(
-    closed, jnp.where(blank_end, stop, stop + 1), tokens.length[:, None]
-  )
-  return _Spans(
-    there,
-    begin,
-    end,
-    there & ~closed & open_B[:, None],
-    jnp.maximum(fresh.sum(1) - lines, 0),
-    filled,
-  )
+def _alone(spans: grammar_lib.Spans) -> jax.Array:
+  """bool [B, 1]: the response has no other line."""
+  return (spans.there.sum(1) + spans.extra == 1)[:, None]
 
 
 def parse_texts(
-  grammar: Grammar,
+  grammar: grammar_lib.Grammar,
   tokens: token_lib.Tokens,
   truncated_B: jax.Array,
   max_lines: int,
@@ -249,17 +115,15 @@ def parse_texts(
     truncated_B: bool [B], the response was cut at the limit.
     max_lines: N.
   """
-  spans = _spans(grammar, tokens, truncated_B, max_lines)
-  verb, p = _verb(grammar, tokens, spans)
-  none = spans.there & (verb == NONE) & (_at(spans.filled, p) >= spans.end)
-  alone = spans.there.sum(1) + spans.extra == 1
-  error = jnp.where(none & ~alone[:, None], EXTRA_TEXT, OK)
+  spans = grammar_lib.find_lines(grammar, tokens, truncated_B, max_lines)
+  verb, p = grammar_lib.find_verbs(grammar, tokens, spans, (NONE,))
+  none = spans.there & (verb == NONE) & (spans.text(p) >= spans.end)
+  error = jnp.where(none & ~_alone(spans), EXTRA_TEXT, OK)
   error = jnp.where(spans.cut, CUT, error)
-  zero = jnp.zeros_like(spans.begin)
   return Lines(
     spans.there,
     jnp.where(none, NONE, ADD),
-    zero,
+    jnp.zeros_like(spans.begin),
     jnp.where(none, spans.end, spans.begin),
     spans.end,
     error,
@@ -267,58 +131,8 @@ def parse_texts(
   )
 
 
-def _verb(
-  grammar: Grammar, tokens: token_lib.Tokens, spans: _Spans
-) -> tuple[jax.Array, jax.Array]:
-  """(verb of each line or -1, where the rest of the line begins); [B, N]."""
-  found = jnp.full(spans.begin.shape, -1)
-  rest = spans.begin
-  for verb, ids in grammar.verbs:
-    match = spans.begin + len(ids) <= spans.end
-    for offset, token in enumerate(ids):
-      match &= _at(tokens.ids, spans.begin + offset) == token
-    after = spans.begin + len(ids)
-    spaced = grammar.classes[_at(tokens.ids, after)] & _SPACE > 0
-    match &= (after >= spans.end) | spaced
-    found = jnp.where(match, verb, found)
-    rest = jnp.where(match, after, rest)
-  return found, rest
-
-
-def _numbers(
-  grammar: Grammar, tokens: token_lib.Tokens
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What number ends at each token.
-
-  Returns:
-    (value [B, T] or -1 where too long, bool [B, T] a number token, bool
-    [B, T] the last token of its number).
-  """
-  ids, mask = tokens.ids, tokens.mask
-  is_number = mask & (grammar.classes[ids] & _NUMBER > 0)
-  value = jnp.where(is_number, grammar.value[ids], 0).astype(jnp.int32)
-  if not grammar.joined:
-    return value, is_number, is_number
-  # A digit after white space in its own token begins a number, and only so:
-  # " 3" would be a token with a space, which begins one as well.
-  begins = grammar.classes[ids] & _SPACE > 0
-  shift = lambda x, n: jnp.pad(x, ((0, 0), (n, 0)))[:, : x.shape[1]]
-  follows = is_number & ~begins & shift(is_number, 1)
-  run = follows
-  width = jnp.where(is_number, grammar.width[ids], 0).astype(jnp.int32)
-  total, digits = value, width
-  for back in range(1, DIGITS):
-    scale = 10 ** jnp.minimum(digits, DIGITS)
-    total = total + jnp.where(run, shift(value, back) * scale, 0)
-    digits = digits + jnp.where(run, shift(width, back), 0)
-    run = run & shift(follows, back)
-  total = jnp.where(run | (digits > DIGITS), -1, total)
-  next_follows = jnp.pad(follows, ((0, 0), (0, 1)))[:, 1:]
-  return total, is_number, is_number & ~next_follows
-
-
 def parse_ops(
-  grammar: Grammar,
+  grammar: grammar_lib.Grammar,
   tokens: token_lib.Tokens,
   truncated_B: jax.Array,
   listed_B: jax.Array,
@@ -333,23 +147,14 @@ def parse_ops(
     listed_B: int [B], how many entries the prompt listed.
     max_lines: N.
   """
-  spans = _spans(grammar, tokens, truncated_B, max_lines)
-  verb, p = _verb(grammar, tokens, spans)
-  value, is_number, is_last = _numbers(grammar, tokens)
-  ends = _next(is_last)
-  # The number: from the next token that is not white space.
-  q = _at(spans.filled, p)
-  has = (q < spans.end) & _at(is_number, q)
-  last = _at(ends, q)
-  number = jnp.where(has, _at(value, last), 0)
-  after = last + 1
-  spaced = grammar.classes[_at(tokens.ids, after)] & _SPACE > 0
-  has &= (after >= spans.end) | spaced
+  spans = grammar_lib.find_lines(grammar, tokens, truncated_B, max_lines)
+  # NONE and USE are read, and refused.
+  verb, p = grammar_lib.find_verbs(grammar, tokens, spans, range(USE + 1))
+  has, number, after = grammar_lib.number_behind(grammar, tokens, spans, p)
   numbered = jnp.isin(verb, jnp.array(NUMBERED))
   takes_number = numbered | ((verb == NOOP) & has)
   in_list = has & (number >= 1) & (number <= listed_B[:, None])
-  p = jnp.where(takes_number & has, after, p)
-  start = jnp.minimum(_at(spans.filled, p), spans.end)
+  start = spans.text(jnp.where(takes_number, after, p))
   texted = jnp.isin(verb, jnp.array(TEXTED))
   number = jnp.where(takes_number, number, 0)
   N = number.shape[1]
@@ -372,8 +177,122 @@ def parse_ops(
   return Lines(spans.there, verb, number, start, spans.end, error, spans.extra)
 
 
+def parse_notes(
+  grammar: grammar_lib.Grammar,
+  tokens: token_lib.Tokens,
+  truncated_B: jax.Array,
+  turns_B: jax.Array,
+  places: int,
+  lines: int,
+) -> tuple[Lines, jax.Array]:
+  """Lines NOTE n n ...: text, or NONE alone.
+
+  Of several errors of a line the first in reading order counts: a bad number,
+  one that was named before in this line, no colon behind the numbers, no text.
+
+  Args:
+    grammar: of the tokenizer.
+    tokens: responses without end token and reasoning.
+    truncated_B: bool [B], the response was cut at the limit.
+    turns_B: int [B], how many turns the prompt numbered, P at most.
+    places: P.
+    lines: N.
+
+  Returns:
+    (the lines, their `number` 0; bool [B, N, P] the turns that each comes
+    from, none of a line in error).
+  """
+  spans = grammar_lib.find_lines(grammar, tokens, truncated_B, lines)
+  verb, p = grammar_lib.find_verbs(grammar, tokens, spans, (NOTE, NONE))
+  value, is_number, is_last = grammar_lib.find_numbers(grammar, tokens)
+  note, none = verb == NOTE, verb == NONE
+  # The numbers end before the first token that is none, nor white space.
+  blank = grammar.has(grammar_lib.BLANK, tokens.ids)
+  other = grammar_lib.next_set(tokens.mask & ~blank & ~is_number)
+  stop = jnp.minimum(grammar_lib.at(other, p), spans.end)
+  is_colon = grammar.has(grammar_lib.COLON, grammar_lib.at(tokens.ids, stop))
+  colon = note & (stop < spans.end) & is_colon
+  start = jnp.where(colon, spans.text(stop + 1), spans.end)
+  position = jnp.arange(tokens.capacity)[None, :, None]
+  named_BTN = (position >= p[:, None]) & (position < stop[:, None])
+  named_BTN &= is_last[..., None]
+  place = jnp.arange(1, places + 1)
+  place_BTP = value[..., None] == place[None, None]
+  listed = (value >= 1) & (value <= turns_B[:, None])
+  # Sums of zeros and ones: exact in any precision.
+  hits_BNP = jnp.einsum(
+    "btn,btp->bnp",
+    named_BTN.astype(jnp.float32),
+    place_BTP.astype(jnp.float32),
+  )
+  unlisted = ~named_BTN.any(1) | (named_BTN & ~listed[..., None]).any(1)
+  empty = spans.text(p) >= spans.end
+  error = jnp.select(
+    [
+      spans.cut,
+      ~note & ~none,
+      none & ~(empty & _alone(spans)),
+      note & unlisted,
+      note & (hits_BNP > 1).any(2),
+      note & ~colon,
+      note & (start >= spans.end),
+    ],
+    [CUT, NO_VERB, EXTRA_TEXT, BAD_NUMBER, DUPLICATE, NO_COLON, NO_TEXT],
+    OK,
+  )
+  good = spans.there & note & (error == OK)
+  found = Lines(
+    spans.there,
+    verb,
+    jnp.zeros_like(verb),
+    start,
+    spans.end,
+    error,
+    spans.extra,
+  )
+  return found, good[..., None] & (hits_BNP > 0)
+
+
+def parse_merge(
+  grammar: grammar_lib.Grammar,
+  tokens: token_lib.Tokens,
+  truncated_B: jax.Array,
+  listed_B: jax.Array,
+) -> Lines:
+  """One line: ADD alone, or MERGE n text.
+
+  Args:
+    grammar: of the tokenizer.
+    tokens: responses without end token and reasoning.
+    truncated_B: bool [B], the response was cut at the limit.
+    listed_B: int [B], how many entries the prompt listed.
+
+  Returns:
+    Lines with N = 1; further lines are counted in `extra`.
+  """
+  spans = grammar_lib.find_lines(grammar, tokens, truncated_B, 1)
+  verb, p = grammar_lib.find_verbs(grammar, tokens, spans, (ADD, MERGE))
+  has, number, after = grammar_lib.number_behind(grammar, tokens, spans, p)
+  merge = verb == MERGE
+  in_list = has & (number >= 1) & (number <= listed_B[:, None])
+  start = spans.text(jnp.where(merge, after, p))
+  error = jnp.select(
+    [
+      spans.cut,
+      verb < 0,
+      merge & ~in_list,
+      merge & (start >= spans.end),
+      ~merge & (start < spans.end),
+    ],
+    [CUT, NO_VERB, BAD_NUMBER, NO_TEXT, EXTRA_TEXT],
+    OK,
+  )
+  number = jnp.where(merge, number, 0)
+  return Lines(spans.there, verb, number, start, spans.end, error, spans.extra)
+
+
 def parse_use(
-  grammar: Grammar,
+  grammar: grammar_lib.Grammar,
   tokens: token_lib.Tokens,
   truncated_B: jax.Array,
   listed_B: jax.Array,
@@ -395,12 +314,12 @@ def parse_use(
   Returns:
     (bool [B, K] used, the answer, bool [B] malformed).
   """
-  spans = _spans(grammar, tokens, truncated_B, 1)
-  verb, p = _verb(grammar, tokens, spans)
-  value, is_number, is_last = _numbers(grammar, tokens)
+  spans = grammar_lib.find_lines(grammar, tokens, truncated_B, 1)
+  verb, p = grammar_lib.find_verbs(grammar, tokens, spans, (USE,))
+  value, is_number, is_last = grammar_lib.find_numbers(grammar, tokens)
   position = jnp.arange(tokens.capacity)[None, :]
   inside = (position >= p) & (position < spans.end) & tokens.mask
-  blank = grammar.classes[tokens.ids] & _BLANK > 0
+  blank = grammar.has(grammar_lib.BLANK, tokens.ids)
   plain = (inside & ~is_number & ~blank).sum(1) == 0
   is_use = spans.there[:, 0] & (verb[:, 0] == USE) & ~spans.cut[:, 0] & plain
   named = inside & is_last & is_use[:, None]
@@ -409,8 +328,8 @@ def parse_use(
   hits = (listed[:, :, None] & (value[:, :, None] == place[None, None])).sum(1)
   good = (named.sum(1) == listed.sum(1)) & (hits <= 1).all(1)
   # Behind the first newline after the verb.
-  newline = tokens.mask & (grammar.classes[tokens.ids] & _NEWLINE > 0)
-  stop = _at(_next(newline), spans.begin)[:, 0]
+  newline = tokens.mask & grammar.ends_line(tokens.ids)
+  stop = grammar_lib.at(grammar_lib.next_set(newline), spans.begin)[:, 0]
   rest = jnp.minimum(stop + 1, tokens.length)
   # White space behind the answer is none of it.
   content = tokens.mask & ~blank

@@ -6,9 +6,11 @@ a response to people.
 """
 
 import dataclasses
+from collections.abc import Collection
 from collections.abc import Sequence
 
 from memjax import tokenizer as tokenizer_lib
+from memjax.memory import grammar as grammar_lib
 from memjax.memory import lines
 
 
@@ -47,7 +49,7 @@ class Parser:
     number = [
       x.strip().isascii()
       and x.strip().isdigit()
-      and len(x.strip()) <= lines.DIGITS
+      and len(x.strip()) <= grammar_lib.DIGITS
       and self.newline not in x
       for x in pieces
     ]
@@ -69,11 +71,14 @@ class Parser:
         found.append((first, end - (closed and blank[end - 1]), closed))
     return found
 
-  def _verb(self, pieces, spaced, begin: int, end: int) -> tuple[int, int]:
-    """(verb or -1, where the rest of the line begins)."""
+  def _verb(
+    self, pieces, spaced, begin: int, end: int, known: Collection[int]
+  ) -> tuple[int, int]:
+    """(known verb or -1, where the rest of the line begins)."""
     for verb, written in self.verbs:
       after = begin + len(written)
-      if after <= end and tuple(pieces[begin:after]) == written:
+      same = tuple(pieces[begin:after]) == written
+      if verb in known and after <= end and same:
         if after == end or spaced[after]:
           return verb, after
     return -1, begin
@@ -86,7 +91,7 @@ class Parser:
     ):
       stop += 1
     text = "".join(x.strip() for x in pieces[at:stop])
-    return (int(text) if len(text) <= lines.DIGITS else -1), stop
+    return (int(text) if len(text) <= grammar_lib.DIGITS else -1), stop
 
   def ops(
     self, pieces: Sequence[str], truncated: bool, listed: int
@@ -98,7 +103,7 @@ class Parser:
       skip = lambda i, end=end: next(
         (j for j in range(i, end) if not blank[j]), end
       )
-      verb, p = self._verb(pieces, spaced, begin, end)
+      verb, p = self._verb(pieces, spaced, begin, end, range(lines.USE + 1))
       q, value, has = skip(p), 0, False
       if q < end and is_number[q]:
         value, stop = self._number(pieces, spaced, is_number, q)
@@ -131,7 +136,7 @@ class Parser:
     blank, spaced, _ = self._facts(pieces)
     spans, found = self._spans(pieces), []
     for begin, end, closed in spans:
-      verb, p = self._verb(pieces, spaced, begin, end)
+      verb, p = self._verb(pieces, spaced, begin, end, (lines.NONE,))
       none = verb == lines.NONE and all(blank[p:end])
       error = lines.OK
       if none and len(spans) > 1:
@@ -149,6 +154,82 @@ class Parser:
       )
     return found
 
+  def notes(
+    self, pieces: Sequence[str], truncated: bool, turns: int
+  ) -> list[tuple[Line, set[int]]]:
+    """What `lines.parse_notes` finds, without a limit of lines.
+
+    Returns:
+      Lines, and the numbers of the turns that each comes from.
+    """
+    blank, spaced, is_number = self._facts(pieces)
+    spans, found = self._spans(pieces), []
+    for begin, end, closed in spans:
+      known = (lines.NOTE, lines.NONE)
+      verb, p = self._verb(pieces, spaced, begin, end, known)
+      values, i = [], p
+      while i < end and (blank[i] or is_number[i]):
+        if is_number[i]:
+          value, i = self._number(pieces, spaced, is_number, i)
+          values.append(value)
+        else:
+          i += 1
+      colon = i < end and pieces[i].replace(self.newline, "").strip() == ":"
+      text = end
+      if verb == lines.NOTE and colon:
+        text = next((j for j in range(i + 1, end) if not blank[j]), end)
+      if truncated and not closed:
+        error = lines.CUT
+      elif verb == lines.NONE:
+        alone = len(spans) == 1 and all(blank[p:end])
+        error = lines.OK if alone else lines.EXTRA_TEXT
+      elif verb != lines.NOTE:
+        error = lines.NO_VERB
+      elif not values or not all(1 <= value <= turns for value in values):
+        error = lines.BAD_NUMBER
+      elif len(set(values)) < len(values):
+        error = lines.DUPLICATE
+      elif not colon:
+        error = lines.NO_COLON
+      elif text == end:
+        error = lines.NO_TEXT
+      else:
+        error = lines.OK
+      good = verb == lines.NOTE and error == lines.OK
+      line = Line(verb, 0, text, end, error)
+      found.append((line, set(values) if good else set()))
+    return found
+
+  def merge(
+    self, pieces: Sequence[str], truncated: bool, listed: int
+  ) -> list[Line]:
+    """What `lines.parse_merge` finds in a first line, for every line."""
+    blank, spaced, is_number = self._facts(pieces)
+    found = []
+    for begin, end, closed in self._spans(pieces):
+      known = (lines.ADD, lines.MERGE)
+      verb, p = self._verb(pieces, spaced, begin, end, known)
+      skip = lambda i, end=end: next(
+        (j for j in range(i, end) if not blank[j]), end
+      )
+      q, value, has = skip(p), 0, False
+      if verb == lines.MERGE and q < end and is_number[q]:
+        value, stop = self._number(pieces, spaced, is_number, q)
+        has = stop >= end or spaced[stop]
+      text = skip(stop if has else p)
+      if truncated and not closed:
+        error = lines.CUT
+      elif verb == -1:
+        error = lines.NO_VERB
+      elif verb == lines.ADD:
+        error = lines.EXTRA_TEXT if text < end else lines.OK
+      elif not (has and 1 <= value <= listed):
+        error = lines.BAD_NUMBER
+      else:
+        error = lines.NO_TEXT if text == end else lines.OK
+      found.append(Line(verb, value, text, end, error))
+    return found
+
   def use(
     self, pieces: Sequence[str], truncated: bool, listed: int
   ) -> tuple[set[int], slice, bool]:
@@ -159,7 +240,7 @@ class Parser:
     if not spans:
       return set(), slice(0, last), True
     begin, end, closed = spans[0]
-    verb, p = self._verb(pieces, spaced, begin, end)
+    verb, p = self._verb(pieces, spaced, begin, end, (lines.USE,))
     if verb != lines.USE or (truncated and not closed):
       return set(), slice(0, last), True
     if not all(blank[i] or is_number[i] for i in range(p, end)):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax.memory import grammar as grammar_lib
 from memjax.memory import lines
 
 
@@ -24,7 +25,7 @@ class Listing:
     empty: ids that stand for a list without texts.
   """
 
-  grammar: lines.Grammar
+  grammar: grammar_lib.Grammar
   numbers: tuple[tuple[int, ...], ...]
   empty: tuple[int, ...]
 

@@ -157,6 +157,7 @@ def to_ops(
   time_B: jax.Array,
   source_B: jax.Array,
   embedding_BND: jax.Array,
+  turns: token_lib.Tokens | None = None,
 ) -> bank_lib.Op:
   """Operations with the axis N first.
 
@@ -166,6 +167,7 @@ def to_ops(
     time_B: int32 [B], the session.
     source_B: int32 [B], the chunk.
     embedding_BND: float32, of the texts.
+    turns: what the texts come from, ids [B, N, V] and length [B, N], or None.
   """
   N = plan.kind.shape[1]
   first = lambda x: jnp.moveaxis(x, 1, 0)
@@ -177,4 +179,5 @@ def to_ops(
     repeat(time_B),
     repeat(source_B),
     first(embedding_BND),
+    turns and jax.tree.map(first, turns),
   )
