@@ -98,30 +98,30 @@ class Run:
       return found
     return self.trainer.policies(found, reranker_params)
 
-  def _init_reranker(self) -> reranker.State | None:
-    """Buffers of its own: a step gives them away."""
-    if self.trainer is None:
-      return None
-    return jax.tree.map(jnp.array, self.trainer.init(self._others))
-
   def abstract_params(self) -> qwen3.Params:
     """Shapes and dtypes of the parameters; allocates nothing."""
     return jax.eval_shape(lambda: qwen3.init(jax.random.key(0), self.model))
 
   def abstract_state(self) -> learner.TrainState:
-    """Shapes and dtypes of the train state."""
-    return jax.eval_shape(
-      lambda params: self.init_state(params), self.abstract_params()
-    )
+    """Shapes and dtypes of the train state; allocates nothing."""
+    other = self.trainer and self.trainer.abstract_params()
+    return jax.eval_shape(self._state, self.abstract_params(), other)
 
   def init_state(self, params: qwen3.Params) -> learner.TrainState:
     """The state before the first iteration."""
+    other = None
+    if self.trainer:  # in buffers of its own: a step gives them away
+      other = jax.tree.map(jnp.array, self.trainer.params(self._others))
+    return self._state(params, other)
+
+  def _state(self, params: qwen3.Params, other: Any) -> learner.TrainState:
+    """From the policy's parameters and those of a trained reranker."""
     return learner.TrainState(
       jnp.int32(0),
       params,
       self.tx.init(params),
       jax.random.key(self.config.seed),
-      self._init_reranker(),
+      other and reranker.State(other, self.trainer.tx.init(other)),
     )
 
 

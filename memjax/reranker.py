@@ -22,6 +22,7 @@ import optax
 import safetensors.numpy
 
 from memjax import agents
+from memjax import qwen3
 from memjax import retriever as retriever_lib
 from memjax.memory import rerank
 
@@ -76,10 +77,16 @@ class Trainer:
   micro_batch: int
   tx: optax.GradientTransformation
 
-  def init(self, policies: agents.Policies) -> State:
-    """The state before the first iteration."""
-    params = policies.reranker if self.tunes == "map" else policies.embedder
-    return State(params, self.tx.init(params))
+  def params(self, policies: agents.Policies) -> Any:
+    """Of the policies those that are trained."""
+    return policies.reranker if self.tunes == "map" else policies.embedder
+
+  def abstract_params(self) -> Any:
+    """Their shapes and dtypes; allocates nothing."""
+    if self.tunes == "map":
+      return jax.eval_shape(lambda: rerank.init(self.retriever.width))
+    embedder = self.retriever.embedder
+    return jax.eval_shape(lambda: qwen3.init(jax.random.key(0), embedder))
 
   def policies(self, policies: agents.Policies, params: Any) -> agents.Policies:
     """The policies with the trained part in its place."""

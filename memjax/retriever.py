@@ -129,17 +129,20 @@ class Retriever:
     policies: agents.Policies,
     bank: bank_lib.Bank,
     query: tasks.Query,
-  ) -> jax.Array:
-    """Slots [N, K] of the entries closest to a question, best first.
+  ) -> tuple[jax.Array, jax.Array]:
+    """(slots [N, K] of the entries closest to a question, all scores [N, E]).
 
-    Where a conversation has speakers, each has an equal share of the places.
+    The best comes first. Where a conversation has speakers, each has an equal
+    share of the places.
     """
     score = self.scores(policies, bank, query.question)
     if query.speakers.ids.shape[1]:
-      return retrieve.halves(
+      slot = retrieve.halves(
         self.lexicon, score, bank, query.speakers, self.fetched
       )
-    return retrieve.top(score, bank, self.fetched)
+    else:
+      slot = retrieve.top(score, bank, self.fetched)
+    return slot, score
 
   def relevant(
     self,
@@ -154,18 +157,21 @@ class Retriever:
     Without a reranker the K that were fetched. A reranker shows M of them; at
     temperature 0 the best, otherwise a draw (`rerank.pick`).
     """
-    slot_NK = self.fetch(policies, bank, query)
+    slot_NK, score_NE = self.fetch(policies, bank, query)
     if not self.reranks:
       return slot_NK, None
     there_NK = slot_NK >= 0
     slot = jnp.maximum(slot_NK, 0)
     memory_NKD = jnp.take_along_axis(bank.embedding, slot[..., None], axis=1)
     query_ND = self.embed(policies, query.question)
+    plain_NK = None
+    if self.first == "embedding":  # so that zero weights keep its ranking
+      plain_NK = jnp.take_along_axis(score_NE, slot, axis=1)
     warm = jnp.asarray(temperature) > 0
     noise_NK = rerank.gumbel(key_N, slot.shape[1])
     noise_NK = jnp.where(warm, noise_NK, 0.0)
     picked_NM = rerank.pick(
-      rerank.scores(policies.reranker, query_ND, memory_NKD),
+      rerank.scores(policies.reranker, query_ND, memory_NKD, plain_NK),
       there_NK,
       noise_NK,
       self.tau,

@@ -556,7 +556,7 @@ def test_an_answer_sees_the_best_entries_whatever_they_share():
   none = token_lib.from_nested([[]])
   asked = token_lib.from_lists([_TOKENIZER.encode("cat?")], 1)
   query = tasks.Query(asked, none)
-  slot = _retriever().fetch(agents.Policies(None), bank, query)
+  slot, _ = _retriever().fetch(agents.Policies(None), bank, query)
   assert slot.tolist() == [[2, 0, 1]]
 
 
@@ -564,7 +564,7 @@ def test_speakers_share_the_places():
   bank = _bank(["s1 ada=bern", "s2 ada!", "s1 bob=bern"])
   names = token_lib.from_nested([_TOKENIZER.encode_batch(["ada?", "bob?"])])
   asked = token_lib.from_lists([_TOKENIZER.encode("bern")], 1)
-  slot = _retriever(k=2).fetch(
+  slot, _ = _retriever(k=2).fetch(
     agents.Policies(None), bank, tasks.Query(asked, names)
   )
   assert slot.tolist() == [[0, 2]]
@@ -640,7 +640,7 @@ def test_entries_are_found_by_embedding():
   # An entry is closest to itself.
   rows = np.flatnonzero(valid[:, 0])
   query = jax.tree.map(lambda x: x[:, 0], state.text)
-  slots = retriever.fetch(
+  slots, _ = retriever.fetch(
     policies,
     state,
     tasks.Query(query, token_lib.from_nested([[]] * len(valid))),

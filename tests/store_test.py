@@ -125,8 +125,9 @@ def kill_at_random(path, make, opening, kills, commit_s, check):
     else:
       time.sleep(rng.uniform(0.0, 20 * commit_s))
     os.kill(child.pid, signal.SIGKILL)
-    out, error = child.communicate()
-    out = early + out
+    # Not communicate(): it misses lines that readline() has buffered.
+    out, error = early + child.stdout.read(), child.stderr.read()
+    child.wait()
     assert child.returncode == -signal.SIGKILL, error
     lines = [line.split() for line in out.splitlines()]
     done = [int(x[1]) for x in lines if x[0] == "done" and len(x) == 2]

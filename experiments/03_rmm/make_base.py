@@ -25,7 +25,6 @@ from memjax import supervised
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import demos
 from memjax.envs import dialogues
-from memjax.envs import homes
 
 _OUT = flags.DEFINE_string("out", None, "directory to write", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "of weights, texts and batches")
@@ -37,14 +36,6 @@ _CAREFUL = flags.DEFINE_float("careful", 0.4, "share of careful sessions")
 
 _ENTRIES, _FACTS, _OPS, _PLACES, _SHOWN, _FETCHED = 16, 4, 4, 4, 5, 12
 _KEPT, _MEMORY = 8, 8  # words of turns kept by an entry, of a memory
-
-
-def words() -> list[str]:
-  """The vocabulary: all agents' words, and numbers for long lists."""
-  numbers = [str(n) for n in range(1, 25)]
-  return list(
-    dict.fromkeys([*homes.vocabulary(), *prompts.TOPIC_WORDS, *numbers])
-  )
 
 
 class _Banks:
@@ -242,7 +233,7 @@ def main(argv):
     dialogues.Dialogues(seed=seed + i, gossip=gossip)
     for i, gossip in enumerate((1, 3, 5))
   ]
-  tokenizer = tokenizer_lib.from_words(words())
+  tokenizer = tokenizer_lib.from_words(demos.words())
   model = qwen3.Config(
     vocab_size=384,
     width=64,

@@ -1,8 +1,8 @@
 """What somebody who keeps a memory of `homes` would write, careful or not.
 
-For warm starts: a demonstrator is careful (notes what will be asked for, corrects
-and merges, names what an answer rests on), or has bad habits (notes gossip,
-misses facts, only ever adds). Texts are words as prompts show them.
+For warm starts: a demonstrator is careful (notes what will be asked for,
+corrects and merges, names what an answer rests on), or has bad habits (notes
+gossip, misses facts, only ever adds). Texts are words as prompts show them.
 """
 
 from collections.abc import Sequence
@@ -42,6 +42,14 @@ class Pairs:
       )
       for op in self.prompts
     }
+
+
+def words() -> list[str]:
+  """The vocabulary of all agents, with numbers for long lists."""
+  numbers = [str(n) for n in range(1, 25)]
+  return list(
+    dict.fromkeys([*homes.vocabulary(), *prompts.TOPIC_WORDS, *numbers])
+  )
 
 
 def words_of(text: str) -> set[str]:
@@ -195,9 +203,10 @@ def remember(
   for fact in told:
     if homes.is_gossip(fact):
       continue
-    same = lambda x: homes.person(homes.fact_of(x)) == homes.person(fact)
-    if not any(homes.fact_of(x) == fact for x in held):
-      held = [x for x in held if not same(x)] + [f"{stamp} {fact}"]
+    if all(homes.fact_of(x) != fact for x in held):
+      who = homes.person(fact)
+      held = [x for x in held if homes.person(homes.fact_of(x)) != who]
+      held = [*held, f"{stamp} {fact}"]
   mine = [x for x in held if homes.person(homes.fact_of(x)) == name]
   hosts = {homes.fact_of(x).split("@")[-1] for x in mine}
   others = [x for x in held if homes.person(homes.fact_of(x)) in hosts]

@@ -61,35 +61,38 @@ def init(width: int) -> Params:
 
 
 def scores(
-  params: Params, query_ND: jax.Array, memory_NKD: jax.Array
+  params: Params,
+  query_ND: jax.Array,
+  memory_NKD: jax.Array,
+  plain_NK: jax.Array | None = None,
 ) -> jax.Array:
   """Computes s = q' . m' of each candidate, float32 [N, K].
 
     q' = q + W_q q,   m' = m + W_m m
 
-  With zero weights the vectors keep their bits and the product is that of
-  `retrieve.cosine`: for a whole bank the scores are equal bit by bit. For K
-  candidates out of more entries the sums may be taken in another order, and the
-  last bits may differ. With other weights the result is no cosine, as the
-  adapted vectors have any length.
+  computed as q . m and what the weights add to it. That is 0 for zero weights:
+  then the scores are the retriever's, bit by bit. With other weights they are
+  no cosines, as the adapted vectors have any length.
 
   Args:
     params: "query" and "memory", [D, D]; W[c, d] takes input d to output c.
     query_ND: unit vectors of the questions.
     memory_NKD: unit vectors of the candidates.
+    plain_NK: q . m where it is known: summed over other candidates, or in
+      another program, it may be rounded otherwise. Default: computed here.
 
   Source: arXiv 2503.08026, "Retrospective Reflection"; its appendix calls the
   linear layer "an MLP with residual connection".
   """
-  # Residual last: x + 0 is x, while (I + W) x would round anew.
-  query_NC = query_ND + jnp.einsum("cd,nd->nc", params["query"], query_ND)
-  memory_NKC = memory_NKD + jnp.einsum(
-    "cd,nkd->nkc", params["memory"], memory_NKD
+  wide = jnp.promote_types(query_ND.dtype, jnp.float32)
+  dot = lambda x_ND, y_NKD: jnp.einsum(
+    "nd,nkd->nk", x_ND, y_NKD, preferred_element_type=wide
   )
-  wide = jnp.promote_types(query_NC.dtype, jnp.float32)
-  return jnp.einsum(
-    "nc,nkc->nk", query_NC, memory_NKC, preferred_element_type=wide
-  )
+  if plain_NK is None:
+    plain_NK = dot(query_ND, memory_NKD)
+  more_ND = jnp.einsum("cd,nd->nc", params["query"], query_ND)
+  more_NKD = jnp.einsum("cd,nkd->nkc", params["memory"], memory_NKD)
+  return plain_NK + dot(query_ND + more_ND, more_NKD) + dot(more_ND, memory_NKD)
 
 
 def gumbel(key_N: jax.Array, K: int) -> jax.Array:
