@@ -67,6 +67,7 @@ class Agent(tasks.Shape, Protocol):
     trained: names of those that are trained.
     shares_state: the state does not depend on the question, so one reading of
       a context serves all its questions.
+    budget: tokens that the state can hold, and those that an answer is shown.
   """
 
   model: qwen3.Config
@@ -74,6 +75,7 @@ class Agent(tasks.Shape, Protocol):
   answer_ops: tuple[str, ...]
   trained: tuple[str, ...]
   shares_state: bool
+  budget: tuple[int, int]
 
   def init(self, policies: Policies, task: tasks.Task) -> Any:
     """The state before the first chunk."""

@@ -88,6 +88,12 @@ class BankAgent:
     """The model calls of a question."""
     return ("select", "answer") if self.select else ("answer",)
 
+  @property
+  def budget(self) -> tuple[int, int]:
+    """Tokens held, tokens that an answer is shown."""
+    entry = self.entry_tokens + self.turn_tokens
+    return self.entries * entry, self.retriever.retrieved * entry
+
   def limit(self, op: str) -> int:
     """The most tokens of a response."""
     return {

@@ -16,6 +16,10 @@ def default() -> ml_collections.ConfigDict:
     {
       "name": "run",  # shown in tables and reports
       "seed": 0,  # of weights' order, rollouts, data order and shuffling
+      # Runs to be compared: (name, ((key, value), ...)) and their seeds; in
+      # training each arm is a run of its own (see compare.py).
+      "arms": (),
+      "seeds": (),
       # Permutes rewards within each group: a control that teaches nothing.
       "shuffle_rewards": False,
       "model": {

@@ -260,12 +260,14 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   """Evaluates on all held-out sets.
 
   Returns:
-    {"sets": {name: cell}, "recall": {name: cell} where it is known what an
-    answer needs, "breakdown": {label: cell} and "health": {name: mean over
-    final states} of the first set, "traces": rollouts of its first examples,
-    "data_sha256": {name: fingerprint of the set}}; plain JSON.
+    {"sets": {name: cell}, "scores": {name: of each question}, "recall": {name:
+    cell} where it is known what an answer needs, "breakdown": {label: cell} and
+    "health": {name: mean over final states} of the first set, "traces":
+    rollouts of its first examples, "data_sha256": {name: fingerprint of the
+    set}}; plain JSON.
   """
-  cells, hashes, recall, parts, health, traces = {}, {}, {}, {}, {}, []
+  cells, by_question, hashes, recall = {}, {}, {}, {}
+  parts, health, traces = {}, {}, []
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
     greedy = _ask(
       run, policies, examples, traces=0 if number else run.config.eval.traces
@@ -280,6 +282,7 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
         samples=samples,
       ).scores(run.env.metric)
     cells[name] = scores.cell(greedy.scores(run.env.metric)[:, 0], sampled)
+    by_question[name] = greedy.scores(run.env.metric)[:, 0].tolist()
     hashes[name] = example_lib.fingerprint(examples)
     if found := scores.recall(run.env, greedy):
       recall[name] = found
@@ -301,6 +304,7 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   return {
     "sets": cells,
     "recall": recall,
+    "scores": by_question,
     "breakdown": parts,
     "health": health,
     "traces": traces,

@@ -13,6 +13,7 @@ from absl import logging
 from ml_collections import config_flags
 
 from memjax import build
+from memjax import compare
 from memjax import modes
 from memjax import train
 
@@ -64,6 +65,9 @@ def main(argv: list[str]) -> None:
   )
   mode, workdir, which = _MODE.value, _WORKDIR.value, _CHECKPOINT.value
   try:
+    if _CONFIG.value.arms and mode == "train":
+      compare.run(_CONFIG.value, workdir)
+      return
     run = build.make(_CONFIG.value, needs_data=mode in ("train", "eval"))
     if mode == "train":
       train.train(run, workdir)

@@ -50,6 +50,11 @@ class MemoryAgent:
   reads_stamps = True
   stamp_text = "{stamp}"
 
+  @property
+  def budget(self) -> tuple[int, int]:
+    """Tokens held, tokens shown: all of them."""
+    return self.op.capacity, self.op.capacity
+
   def limit(self, op: str) -> int:
     """The most tokens of a response."""
     return self.update_tokens if op == "update" else self.answer_tokens

@@ -54,7 +54,9 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   }
   path = pathlib.Path(workdir) / f"eval_{which}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
-  build.write_json(path, {**summary, "traces": found["traces"]})
+  build.write_json(
+    path, {**summary, "scores": found["scores"], "traces": found["traces"]}
+  )
   report.print_table(summary)
   print(f"{path} holds the numbers and some rollouts.")
 

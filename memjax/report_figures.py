@@ -68,6 +68,11 @@ def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
       f"control: {name.replace('_', ' ')}": cells or {}
       for name, cells in controls.items()
     },
+    **{
+      f"recall of what is needed, {side}": cells
+      for side, cells in (summary.get("recall") or {}).items()
+      if cells
+    },
   }
 
 

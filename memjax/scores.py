@@ -64,6 +64,18 @@ def interval(score_N: np.ndarray) -> dict[str, Any]:
   return {"accuracy": mean, "low": low, "high": high, "n": n}
 
 
+def paired(one_N: np.ndarray, other_N: np.ndarray) -> dict[str, Any]:
+  """Mean difference of two scores of the same questions, with 95 % interval.
+
+  Mean +- 1.96 standard errors of the N differences.
+  """
+  difference_N = np.asarray(one_N, np.float64) - np.asarray(other_N)
+  n, mean = len(difference_N), float(difference_N.mean())
+  spread = float(difference_N.std(ddof=1)) if n > 1 else float("inf")
+  half = 1.959964 * spread / n**0.5
+  return {"difference": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
 def cell(
   greedy_N: np.ndarray, sampled_NK: np.ndarray | None = None
 ) -> dict[str, Any]:

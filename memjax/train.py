@@ -299,6 +299,7 @@ def _finish(
       "trained": trained["breakdown"],
       **rules,
     },
+    "memory": dict(zip(("held", "shown"), run.agent.budget)),
     "recall": {"base": base["recall"], "trained": trained["recall"]},
     "data_sha256": trained["data_sha256"],
     "health": {"base": base["health"], "trained": trained["health"]},
@@ -308,6 +309,8 @@ def _finish(
     for before, after in zip(base["traces"], trained["traces"])
   ]
   build.write_json(workdir / "rollouts.json", rollouts)
+  by_question = {"base": base["scores"], "trained": trained["scores"]}
+  build.write_json(workdir / "scores.json", by_question)
   build.write_json(workdir / "summary.json", summary)
   records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")
   report.write_curves(workdir, records)
