@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from memjax import agents
+from memjax import bank_agent
 from memjax import build
 from memjax import conversation as conversation_lib
 from memjax import lance_store
@@ -33,15 +34,20 @@ from memjax.memory import bank as bank_lib
 
 
 def check_agent(run: build.Run) -> None:
-  """Refuses agents that keep no bank.
+  """Refuses agents that keep no bank, or more than a store has columns for.
 
   Raises:
     ValueError: the config's agent is another.
   """
-  if run.config.agent.name != "memory_r1":
+  if not isinstance(run.agent, bank_agent.BankAgent):
     raise ValueError(
       f"config.agent.name={run.config.agent.name!r} keeps no bank: take a "
-      "config of the agent 'memory_r1'"
+      "config of the agent 'memory_r1' or 'memory_rmm'"
+    )
+  if run.agent.turn_tokens:
+    raise ValueError(
+      f"config.agent.kept_tokens={run.agent.turn_tokens}: a bank on disk holds "
+      "texts, not the turns beside them: set 0"
     )
 
 

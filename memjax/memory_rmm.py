@@ -73,13 +73,20 @@ class MemoryRMMAgent(bank_agent.BankAgent):
   ) -> tuple[topics_lib.Notes, agents.Segment]:
     """Topics of a session, asked for once per speaker: rows [S * B]."""
     B, S = turn.speakers.length.shape
+    everyone = token_lib.constant(self.topics.everyone, B)
     if S:
-      speakers = token_lib.Tokens(
+      # A row that names nobody is asked once, about everyone.
+      named = (turn.speakers.length > 0).any(1)
+      alone = [~named] + [jnp.zeros_like(named)] * (S - 1)
+      length = jnp.where(jnp.concatenate(alone), everyone.length[0], 0)
+      ids = jnp.tile(everyone.ids, (S, 1))
+      names = token_lib.Tokens(
         jnp.moveaxis(turn.speakers.ids, 1, 0).reshape(S * B, -1),
         turn.speakers.length.T.reshape(S * B),
       )
+      speakers = token_lib.concat([token_lib.Tokens(ids, length), names])
     else:
-      S, speakers = 1, token_lib.constant(self.topics.everyone, B)
+      S, speakers = 1, everyone
     times = lambda x: jnp.tile(x, (S, *(1,) * (x.ndim - 1)))
     turns = jax.tree.map(times, turns)
     active = (turns.length > 0).any(1) & (speakers.length > 0)

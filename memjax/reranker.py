@@ -130,8 +130,8 @@ def load(folder: str | os.PathLike, width: int) -> rerank.Params:
   for name, x in rerank.init(width).items():
     if name not in params or params[name].shape != x.shape:
       raise ValueError(
-        f"{path} is no map of embeddings of width {width}: name the one that "
-        "was trained with config.agent.embedder"
+        f"config.reranker.path={folder}: no map of embeddings of width {width}: "
+        "name the one that was trained with config.agent.embedder"
       )
   return {name: jnp.asarray(x) for name, x in params.items()}
 
@@ -220,14 +220,18 @@ def _gradients(
 def _apply(
   state: State, grads: Any, count: jax.Array, *, trainer: Trainer
 ) -> tuple[State, jax.Array, jax.Array]:
-  """(state, gradient's norm, finite); what is not finite changes nothing."""
+  """(state, gradient's norm, finite); what is not finite changes nothing.
+
+  Nor does an iteration in which no answer counts: momentum alone must not.
+  """
   # Optimisers descend.
   mean = jax.tree.map(lambda g: -g / jnp.maximum(count, 1), grads)
   updates, opt_state = trainer.tx.update(mean, state.opt_state, state.params)
   new = State(optax.apply_updates(state.params, updates), opt_state)
   norm = optax.tree.norm(mean)
   finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
-  kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+  moves = finite & (count > 0)
+  kept = jax.tree.map(lambda a, b: jnp.where(moves, a, b), new, state)
   return kept, norm, finite
 
 

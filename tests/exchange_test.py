@@ -1,9 +1,11 @@
-"""One key changes the agent: same data, same reward, same evaluation."""
+"""One key changes the agent, its retriever, what is trained; all else stays."""
 
 import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from memjax import agents
@@ -15,14 +17,24 @@ from memjax import evaluate
 from memjax import hf
 from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
+from memjax.envs import demos
 from memjax.envs import homes
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def _save(path, tokenizer, vocab_size):
-  cfg = qwen3.Config(vocab_size, 16, 1, 2, 1, 8, 32, scan_layers=False)
-  hf.save(path, cfg, qwen3.init(jax.random.key(1), cfg))
+def _save(path, tokenizer, vocab_size, leans=(), seed=1):
+  """Random weights; after a word of `leans` its followers are likely."""
+  cfg = qwen3.Config(
+    vocab_size, 16, 1, 2, 1, 8, 32, tied_embeddings=False, scan_layers=False
+  )
+  params = jax.tree.map(np.array, qwen3.init(jax.random.key(seed), cfg))
+  ids = tokenizer.backend.convert_tokens_to_ids
+  for kind, (words, after) in enumerate(leans):
+    params["embed"][ids(words), kind] = 8.0
+    for word in after:
+      params["head"][kind, ids(word)] += 2.0
+  hf.save(path, cfg, jax.tree.map(jnp.asarray, params))
   tokenizer.save(path)
   return str(path)
 
@@ -31,13 +43,31 @@ def _dialogues(path):
   scope = {}
   exec((_ROOT / "configs/memory_r1_tiny.py").read_text(), scope)
   config = scope["get_config"]()
-  words = tokenizer_lib.from_words(homes.vocabulary())
-  config.model.path = _save(path / "model", words, 320)
+  words = tokenizer_lib.from_words(demos.words())
+  size = words.vocab_size
+  config.model.path = _save(path / "model", words, size, _LEANS)
+  config.agent.embedder = _save(path / "embedder", words, size, seed=2)
   config.data.eval_examples = 8
   config.data.scales = (1,)
   config.data.sessions = 2
   config.agent.max_chunks = 2
   return config
+
+
+# What the grammar likes: notes and merges of RMM, and answers that cite.
+_NUMBERS = ["1", "2", "3"]
+_FACTS = ["ada=bern", "bob=rome", "cat=oslo"]
+_LEANS = [
+  (["<topics>"], ["NOTE"]),
+  (["<merge>"], ["ADD", "MERGE"]),
+  ([f"{name}?" for name in homes.NAMES], ["USE"]),
+  (["NOTE", "MERGE", "USE"], _NUMBERS),
+  (_NUMBERS, ["<nl>", ":"]),
+  ([":"], _FACTS),
+  ([*_FACTS, "ADD"], ["<nl>"]),
+  (["<nl>"], ["bern", "rome", "<end>"]),
+  (["bern", "rome"], ["<end>"]),
+]
 
 
 def _long_texts(path):
@@ -86,9 +116,10 @@ def test_the_agent_is_one_key(make, tmp_path):
     config.agent.name = name
     run = build.make(config)
     params = run.load_params()
-    found[name] = evaluate.suite(run, params)
+    policies = run.policies(params)
+    found[name] = evaluate.suite(run, policies)
     experience = collect.collect(
-      run.policies(params),
+      policies,
       run.agent,
       run.env,
       run.tokenizer,

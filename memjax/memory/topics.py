@@ -24,6 +24,7 @@ from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.memory import bank as bank_lib
+from memjax.memory import grammar as grammar_lib
 from memjax.memory import lines
 from memjax.memory import listing as listing_lib
 from memjax.memory import update as update_lib
@@ -103,10 +104,10 @@ def split(op: Topics, chunk: token_lib.Tokens) -> token_lib.Tokens:
   left out.
   """
   closed = jnp.zeros(chunk.length.shape, bool)
-  found = lines.parse_texts(op.listing.grammar, chunk, closed, op.turns)
-  there = found.there & (found.error == lines.OK)
-  stop = jnp.where(there, found.stop, found.start)
-  return listing_lib.cut(chunk, found.start, stop, op.turn_tokens)[0]
+  # Whatever its words: a turn that says NONE is one.
+  spans = grammar_lib.find_lines(op.listing.grammar, chunk, closed, op.turns)
+  stop = jnp.where(spans.there, spans.end, spans.begin)
+  return listing_lib.cut(chunk, spans.begin, stop, op.turn_tokens)[0]
 
 
 def build_notes(
