@@ -27,6 +27,7 @@ from memjax import sampling
 from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.memory import rerank
+from memjax.memory import responses
 
 # The answer's place in the key of a turn; chunks count from 1, so the answer
 # draws the same numbers whatever number of chunks a batch is padded to.
@@ -68,6 +69,11 @@ class Agent(tasks.Shape, Protocol):
     shares_state: the state does not depend on the question, so one reading of
       a context serves all its questions.
     budget: tokens that the state can hold, and those that an answer is shown.
+    stop_ids: ids that end a response.
+    think_ids: (opening, closing) id of a reasoning block, or None.
+
+  `questions` is a field, as evaluation asks one question of each state. An
+  agent whose segments have `listed` also has `held`, a row's entries by id.
   """
 
   model: qwen3.Config
@@ -76,6 +82,8 @@ class Agent(tasks.Shape, Protocol):
   trained: tuple[str, ...]
   shares_state: bool
   budget: tuple[int, int]
+  stop_ids: tuple[int, ...]
+  think_ids: tuple[int, int] | None
 
   def init(self, policies: Policies, task: tasks.Task) -> Any:
     """The state before the first chunk."""
@@ -188,6 +196,47 @@ def turn_keys(
 def answer_keys(key_N: jax.Array, call: int = 0) -> jax.Array:
   """Keys for the answers, and for other calls that a question takes."""
   return turn_keys(key_N, _ANSWER_TURN - 1, call)
+
+
+def call(
+  agent: Agent,
+  policies: Policies,
+  op: str,
+  prompt: token_lib.Tokens,
+  key_B: jax.Array,
+  temperature: jax.Array | float,
+  active_B: jax.Array | None = None,
+) -> tuple[sampling.Response, token_lib.Tokens, jax.Array]:
+  """One call to the model for each row.
+
+  Args:
+    agent: whose operation it is.
+    policies: the parameters.
+    op: name of the operation.
+    prompt: rows of at least one token.
+    key_B: a key for each row.
+    temperature: 0 takes the most likely tokens.
+    active_B: rows that write at all. Default: all.
+
+  Returns:
+    (response, its text without end token and reasoning, bool [B] where the
+    reasoning was left open; what stands in it is no text).
+  """
+  response = sampling.decode(
+    policies.of(op, agent.trained),
+    agent.model,
+    prompt,
+    key_B,
+    max_new_tokens=agent.limit(op),
+    stop_ids=agent.stop_ids,
+    temperature=temperature,
+    active_B=active_B,
+  )
+  body, left_open = responses.strip(
+    response.tokens, agent.stop_ids, agent.think_ids
+  )
+  length = jnp.where(left_open, 0, body.length)
+  return response, token_lib.Tokens(body.ids, length), left_open
 
 
 def rollout(

@@ -18,12 +18,10 @@ import numpy as np
 from memjax import agents
 from memjax import qwen3
 from memjax import retriever as retriever_lib
-from memjax import sampling
 from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.memory import answer as answer_lib
 from memjax.memory import bank as bank_lib
-from memjax.memory import responses
 from memjax.memory import select as select_lib
 
 
@@ -157,33 +155,6 @@ class BankAgent:
     )
     return bank_lib.apply_all(bank, ops, self.full)[0]
 
-  def call(
-    self,
-    policies: agents.Policies,
-    op: str,
-    prompt: token_lib.Tokens,
-    key_B: jax.Array,
-    temperature: jax.Array | float,
-    active_B: jax.Array | None = None,
-  ) -> tuple[sampling.Response, token_lib.Tokens, jax.Array]:
-    """(response, its text, reasoning left open) of one call to the model."""
-    response = sampling.decode(
-      policies.of(op, self.trained),
-      self.model,
-      prompt,
-      key_B,
-      max_new_tokens=self.limit(op),
-      stop_ids=self.stop_ids,
-      temperature=temperature,
-      active_B=active_B,
-    )
-    body, left_open = responses.strip(
-      response.tokens, self.stop_ids, self.think_ids
-    )
-    # What stands in an open reasoning block is no text.
-    length = jnp.where(left_open, 0, body.length)
-    return response, token_lib.Tokens(body.ids, length), left_open
-
   def _selected(
     self, policies, state, query, slot_NK, key_N, temperature
   ) -> tuple[jax.Array, agents.Segment]:
@@ -192,8 +163,8 @@ class BankAgent:
     listed_N, K = (id_NK >= 0).sum(1), slot_NK.shape[1]
     prompt = select_lib.build(self.select, query.question, candidates)
     keys = agents.answer_keys(key_N, 1)
-    response, body, left_open = self.call(
-      policies, "select", prompt, keys, temperature
+    response, body, left_open = agents.call(
+      self, policies, "select", prompt, keys, temperature
     )
     picked, malformed = select_lib.parse(
       self.select, body, response.truncated, listed_N, K
@@ -234,8 +205,8 @@ class BankAgent:
       turns = bank_lib.take_turns(state, slot)
       entries = answer_lib.with_turns(self.respond, entries, turns)
     prompt = answer_lib.build(self.respond, query.question, entries)
-    response, body, left_open = self.call(
-      policies, "answer", prompt, agents.answer_keys(key_N), temperature
+    response, body, left_open = agents.call(
+      self, policies, "answer", prompt, agents.answer_keys(key_N), temperature
     )
     listed_N = (id_NM >= 0).sum(1)
     used, answer, malformed = answer_lib.parse(

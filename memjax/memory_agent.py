@@ -13,7 +13,6 @@ import numpy as np
 
 from memjax import agents
 from memjax import qwen3
-from memjax import sampling
 from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.memory import recurrent
@@ -51,6 +50,16 @@ class MemoryAgent:
   stamp_text = "{stamp}"
 
   @property
+  def stop_ids(self) -> tuple[int, ...]:
+    """Ids that end a response."""
+    return self.op.stop_ids
+
+  @property
+  def think_ids(self) -> tuple[int, int] | None:
+    """Ids of a reasoning block."""
+    return self.op.think_ids
+
+  @property
   def budget(self) -> tuple[int, int]:
     """Tokens held, tokens shown: all of them."""
     return self.op.capacity, self.op.capacity
@@ -76,15 +85,14 @@ class MemoryAgent:
     """Reads one chunk and overwrites the memory; rows without one idle."""
     active = turn.chunk.length > 0
     prompt = recurrent.build_update(self.op, turn.question, state, turn.chunk)
-    response = sampling.decode(
-      policies.of("update", self.trained),
-      self.model,
+    response, _, _ = agents.call(
+      self,
+      policies,
+      "update",
       prompt,
       agents.turn_keys(key_B, turn.number),
-      max_new_tokens=self.update_tokens,
-      stop_ids=self.op.stop_ids,
-      temperature=temperature,
-      active_B=active,
+      temperature,
+      active,
     )
     new, malformed = recurrent.parse_update(self.op, state, response.tokens)
     memory = token_lib.select(active, new, state)
@@ -104,16 +112,9 @@ class MemoryAgent:
   ) -> dict[str, agents.Segment]:
     """Answers from question and memory alone."""
     prompt = recurrent.build_answer(self.op, query.question, state)
-    response = sampling.decode(
-      policies.of("answer", self.trained),
-      self.model,
-      prompt,
-      agents.answer_keys(key_N),
-      max_new_tokens=self.answer_tokens,
-      stop_ids=self.op.stop_ids,
-      temperature=temperature,
+    response, body, malformed = agents.call(
+      self, policies, "answer", prompt, agents.answer_keys(key_N), temperature
     )
-    body, malformed = recurrent.strip_response(self.op, response.tokens)
     segment = agents.Segment(
       prompt, response, body, malformed, jnp.ones_like(malformed)
     )

@@ -72,8 +72,8 @@ class MemoryR1Agent(bank_agent.BankAgent):
       entries, id_BK = bank_lib.take(state, slot)
       prompt = update_lib.build(self.update, facts, entries)
       keys = agents.turn_keys(key_B, turn.number, 1)
-      response, body, _ = self.call(
-        policies, "update", prompt, keys, temperature, active
+      response, body, _ = agents.call(
+        self, policies, "update", prompt, keys, temperature, active
       )
       plan = update_lib.parse(self.update, body, response.truncated, id_BK)
     kind = jnp.where(active[:, None], plan.kind, bank_lib.NOOP)
@@ -107,8 +107,8 @@ class MemoryR1Agent(bank_agent.BankAgent):
     active = turn.chunk.length > 0
     prompt = extract_lib.build(self.extract, turn.chunk)
     keys = agents.turn_keys(key_B, turn.number)
-    response, body, _ = self.call(
-      policies, "extract", prompt, keys, temperature, active
+    response, body, _ = agents.call(
+      self, policies, "extract", prompt, keys, temperature, active
     )
     facts = extract_lib.parse(self.extract, body, response.truncated)
     segments["extract"] = agents.Segment(

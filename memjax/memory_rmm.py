@@ -95,8 +95,8 @@ class MemoryRMMAgent(bank_agent.BankAgent):
     keys = jnp.concatenate(
       [agents.turn_keys(key_B, turn.number, s) for s in range(S)]
     )
-    response, body, _ = self.call(
-      policies, "extract", prompt, keys, temperature, active
+    response, body, _ = agents.call(
+      self, policies, "extract", prompt, keys, temperature, active
     )
     notes = topics_lib.parse_notes(self.topics, body, response.truncated, turns)
     return notes, agents.Segment(
@@ -112,8 +112,8 @@ class MemoryRMMAgent(bank_agent.BankAgent):
     slot = self.retriever.similar(policies, bank, one(summary))
     entries, id_BK = bank_lib.take(bank, slot)
     prompt = topics_lib.build_merge(self.topics, summary, entries)
-    response, body, _ = self.call(
-      policies, "update", prompt, keys, temperature, active
+    response, body, _ = agents.call(
+      self, policies, "update", prompt, keys, temperature, active
     )
     plan = topics_lib.parse_merge(
       self.topics, body, response.truncated, id_BK, summary

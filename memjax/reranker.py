@@ -130,8 +130,8 @@ def load(folder: str | os.PathLike, width: int) -> rerank.Params:
   for name, x in rerank.init(width).items():
     if name not in params or params[name].shape != x.shape:
       raise ValueError(
-        f"config.reranker.path={folder}: no map of embeddings of width {width}: "
-        "name the one that was trained with config.agent.embedder"
+        f"config.reranker.path={folder}: no map of embeddings of width "
+        f"{width}: name the one that was trained with config.agent.embedder"
       )
   return {name: jnp.asarray(x) for name, x in params.items()}
 

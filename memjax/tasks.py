@@ -132,8 +132,9 @@ def contexts(
     ValueError: neighbours do not share their context.
   """
   first = list(examples[::questions])
+  read = lambda example: (example.context, example.stamps, example.bank)
   for i, example in enumerate(examples):
-    if example.context != first[i // questions].context:
+    if read(example) != read(first[i // questions]):
       raise ValueError(
         f"examples {first[i // questions].id} and {example.id} differ in their "
         f"context, but {questions} questions are asked about each: set "
@@ -158,8 +159,8 @@ def make_task(
   padded to it.
 
   Raises:
-    ValueError: a question is longer than question_tokens, or empty; a stamp or
-      a prior entry does not fit; questions of one context differ in it.
+    ValueError: a question is longer than question_tokens, or empty; a stamp
+      does not fit; questions of one context differ in it.
   """
   S, B = agent.chunk_tokens, len(examples) // agent.questions
   firsts = contexts(examples, agent.questions)

@@ -34,6 +34,11 @@ def _build(op, question, entries):
 
 
 @functools.partial(jax.jit, static_argnames="op")
+def _build_told(op, question, entries, turns):
+  return answer.build(op, question, answer.with_turns(op, entries, turns))
+
+
+@functools.partial(jax.jit, static_argnames="op")
 def _device(op, body, truncated_B, listed_B):
   return answer.parse(op, body, truncated_B, listed_B, _K)
 
@@ -78,6 +83,34 @@ def test_the_prompt_equals_its_string(language, plain):
     assert tokenizer.backend.decode(ids) == text
     if style == "words":
       assert ids == tokenizer.encode(text)
+
+
+def test_turns_stand_behind_their_entry(language):
+  style, tokenizer, op, _ = language
+  entries = ["s1 ada=bern", "s2 bob=lima", "", "s3 cat@ada"]
+  turns = ["A: ada=bern <nl> B: of <nl>", "", "", "the cat! <nl>"]
+  shown = (
+    "1 s1 ada=bern <nl> A: ada=bern <nl> B: of <nl> 2 s2 bob=lima <nl> "
+    "4 s3 cat@ada <nl> the cat! <nl>"
+  )
+  if style == "text":
+    turns = ["Ada: In Bern.\nBob: Oh!\n", "", "", "Eve: Yes\n"]
+    shown = (
+      "1: s1 ada=bern\nAda: In Bern.\nBob: Oh!\n2: s2 bob=lima\n"
+      "4: s3 cat@ada\nEve: Yes\n"
+    )
+  pack = lambda *rows: token_lib.from_nested(
+    [tokenizer.encode_batch(list(row)) for row in rows]
+  )
+  asked = token_lib.from_lists([tokenizer.encode("ada?")] * 2, 8, pad_id=5)
+  found = _build_told(
+    op, asked, pack(entries, [""] * _K), pack(turns, [""] * _K)
+  )
+  empty = "<none>" if style == "words" else "(empty)\n"
+  for ids, listed in zip(token_lib.to_lists(found), (shown, empty)):
+    text = prompts.BANK_STYLES[style]["answer"].replace("{entries}", listed)
+    text = tokenizer.chat(text.replace("{question}", "ada?"), False)
+    assert tokenizer.backend.decode(ids) == text
 
 
 def test_the_entries_used_then_the_answer(language):

@@ -12,14 +12,21 @@ import pytest
 from memjax import tokens as token_lib
 from memjax.memory import bank as bank_lib
 
-_E, _M, _N = 3, 2, 40
+_E, _M, _V, _N = 3, 2, 3, 40
 
 
-def _op(kind, id_, text, time):
+def _said(text, time):
+  """The turns that a text comes from: none of every fourth session."""
+  return [*(word + 10 for word in text), time] if time % 4 else []
+
+
+def _op(kind, id_, text, time, turns=False):
   """One operation for one row."""
-  ids = np.zeros((1, _M), np.int32)
+  # What stands behind a row's end must not reach the bank.
+  ids = np.full((1, _M), 99, np.int32)
   ids[0, : len(text)] = text
   one = lambda x: np.array([x], np.int32)
+  said = token_lib.from_lists([_said(text, time)], _V, pad_id=98)
   return bank_lib.Op(
     one(kind),
     one(id_),
@@ -27,6 +34,7 @@ def _op(kind, id_, text, time):
     one(time),
     one(time + 100),
     np.full((1, 1), sum(text), np.float32),
+    said if turns else None,
   )
 
 
@@ -80,8 +88,10 @@ def test_equals_a_dict(full, ops):
   reference = _Dict(full)
   expected = [reference.apply(*op) for op in ops]
   padded = ops + [(bank_lib.NOOP, 0, [], 0)] * (_N - len(ops))
-  stacked = jax.tree.map(lambda *x: np.stack(x), *[_op(*op) for op in padded])
-  bank, outcome = _apply_all(bank_lib.init(1, _E, _M, 1), stacked, full)
+  stacked = jax.tree.map(
+    lambda *x: np.stack(x), *[_op(*op, True) for op in padded]
+  )
+  bank, outcome = _apply_all(bank_lib.init(1, _E, _M, 1, _V), stacked, full)
   assert outcome[: len(ops), 0].tolist() == expected
   found = {}
   for slot in np.flatnonzero(bank.valid[0]):
@@ -91,11 +101,16 @@ def test_equals_a_dict(full, ops):
     found[int(bank.id[0, slot])] = (text, created, updated)
     assert int(bank.source[0, slot]) == updated + 100
     assert float(bank.embedding[0, slot, 0]) == sum(text)
+    said = _said(text, updated)
+    assert int(bank.turns.length[0, slot]) == len(said)
+    assert bank.turns.ids[0, slot].tolist() == said + [0] * (_V - len(said))
   assert found == reference.entries
   assert int(bank.next_id[0]) == reference.next_id
   free = ~np.asarray(bank.valid[0])
   assert (np.asarray(bank.id[0])[free] == -1).all()
-  assert not np.asarray(bank.text.ids[0])[free].any()
+  for kept in (bank.text, bank.turns):
+    assert not np.asarray(kept.ids[0])[free].any()
+    assert not np.asarray(kept.length[0])[free].any()
 
 
 def test_rows_are_independent():
@@ -131,3 +146,47 @@ def test_take():
   assert ids.tolist() == [[1, -1, 0, -1]]
   assert text.length.tolist() == [[1, 0, 1, 0]]
   assert text.ids[0, 0, 0] == 5 and text.ids[0, 2, 0] == 4
+
+
+def _told():
+  """A bank with entries 1 and 2, in the slots 1 and 0."""
+  bank = bank_lib.init(1, _E, _M, 1, _V)
+  for op in (
+    _op(bank_lib.ADD, 0, [4], 1, True),
+    _op(bank_lib.ADD, 0, [5, 6], 2, True),
+    _op(bank_lib.DELETE, 0, [], 3, True),
+    _op(bank_lib.ADD, 0, [7], 4, True),
+  ):
+    bank, _ = bank_lib.apply(bank, op)
+  return bank
+
+
+def test_slots_of_ids():
+  slot = bank_lib.slot_of(_told(), jnp.array([[1, 0, 2, -1, 3]]))
+  # Entry 0 is gone, 3 never was, and -1 is the id of a free slot.
+  assert slot.tolist() == [[1, -1, 0, -1, -1]]
+
+
+def test_take_turns():
+  turns = bank_lib.take_turns(_told(), jnp.array([[1, -1, 0, 2]]))
+  # Entry 2 came without, slot 2 is free.
+  assert turns.length.tolist() == [[3, 0, 0, 0]]
+  assert turns.ids[0, 0].tolist() == [15, 16, 2]
+
+
+def test_a_bank_need_not_keep_turns():
+  bank = bank_lib.init(1, _E, _M, 1)
+  for op in (
+    _op(bank_lib.ADD, 0, [4], 1),
+    _op(bank_lib.ADD, 0, [5], 1),
+    _op(bank_lib.UPDATE, 1, [6], 2),
+    _op(bank_lib.DELETE, 0, [], 2),
+  ):
+    bank, outcome = bank_lib.apply(bank, op)
+    assert outcome.tolist() == [bank_lib.DONE]
+  turns = bank_lib.take_turns(bank, jnp.array([[1, 0, -1]]))
+  assert turns.ids.shape == (1, 3, 0) and not turns.length.any()
+  # One that keeps turns forgets them where a change brings none.
+  bank, _ = bank_lib.apply(_told(), _op(bank_lib.UPDATE, 1, [6], 5))
+  assert bank.turns.length.tolist() == [[0, 0, 0]]
+  assert not bank.turns.ids.any()

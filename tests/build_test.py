@@ -10,6 +10,10 @@ from memjax import build
 from memjax import config as config_lib
 from memjax import hf
 from memjax import qwen3
+from memjax import reranker
+from memjax import tokenizer as tokenizer_lib
+from memjax.envs import demos
+from memjax.memory import rerank
 
 
 def test_the_defaults_are_memagent_s(model_dir):
@@ -59,7 +63,7 @@ def test_a_run_is_what_the_config_says(config):
     ("train.schedule", "step", "'step'.*constant, linear, cosine"),
     ("train.warmup_steps", 6, "warmup_steps=6"),
     ("eval.batch_size", 0, "batch_size=0"),
-    ("agent.trained", ("write",), "'write' is none of extract, update, answer"),
+    ("agent.trained", ("write",), "'write' is none of .*update.*rerank"),
     ("agent.trained", ("extract",), "none of this agent's operations"),
     ("reward.update.outcome", 0.0, "config.reward.update: all weights are 0"),
     ("reward.update.truth", 1.0, "'facts' do not know"),
@@ -178,3 +182,172 @@ def test_raw_lines_need_room(config):
   config.agent.update(facts=2, entry_tokens=2, chunk_tokens=6)
   with pytest.raises(ValueError, match="cannot hold chunk_tokens=6"):
     build.make(config, needs_data=False)
+
+
+@pytest.fixture(scope="module")
+def bank_dir(tmp_path_factory):
+  """A model that knows the words of a bank; it is its own embedder."""
+  path = tmp_path_factory.mktemp("bank") / "tiny"
+  words = tokenizer_lib.from_words(demos.words())
+  cfg = qwen3.Config(words.vocab_size, 16, 1, 2, 1, 8, 16, scan_layers=False)
+  hf.save(path, cfg, qwen3.init(jax.random.key(0), cfg))
+  words.save(path)
+  return str(path)
+
+
+@pytest.fixture(params=["memory_r1", "memory_rmm"])
+def reranking(request, config, bank_dir):
+  """A bank agent with a trained reranker."""
+  config.model.path = bank_dir
+  config.agent.update(
+    name=request.param,
+    retriever="rerank",
+    embedder=bank_dir,
+    fetched=5,
+    retrieved=3,
+    candidates=2,
+    turns=4,
+  )
+  return config
+
+
+def _made(config):
+  """Without data: all of it, with the parameters beside the policy."""
+  run = build.make(config, needs_data=False)
+  run.policies(None)
+  return run
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    (
+      {"agent.retriever": "dense"},
+      "config.agent.retriever='dense': .*bm25, embedding, recency, rerank, sel",
+    ),
+    (
+      {"agent.first_search": "rerank"},
+      "config.agent.first_search='rerank': choose .*bm25, embedding, recency$",
+    ),
+    (
+      {"agent.embedder": ""},
+      "config.agent.retriever='rerank' needs config.agent.embedder, a Qwen3",
+    ),
+    (
+      {"agent.embedder": "", "agent.retriever": "embedding"},
+      "config.agent.retriever='embedding' needs config.agent.embedder",
+    ),
+    (
+      {"agent.embedder": "", "agent.retriever": "select"},
+      "config.agent.retriever='select' needs config.agent.embedder",
+    ),
+    ({"agent.embedder": "/nowhere"}, "/nowhere has no config.json"),
+    (
+      {"agent.fetched": 2},
+      "config.agent.fetched=2: expected at least config.agent.retrieved=3",
+    ),
+    (
+      {"agent.fetched": 2, "agent.retriever": "select"},
+      "config.agent.fetched=2: expected at least config.agent.retrieved=3",
+    ),
+    (
+      {"agent.names_entries": False},
+      "config.agent.names_entries=False: .*take 'rerank' out of .*trained",
+    ),
+    (
+      {"reranker.path": "/nowhere"},
+      "config.reranker.path=/nowhere: no reranker.safetensors.*--mode=export",
+    ),
+    (
+      {"reranker.tunes": "all"},
+      "config.reranker.tunes='all': choose one of map, encoder",
+    ),
+    (
+      {"reranker.reading": "paper"},
+      "config.reranker.reading='paper': choose one of plackett_luce, softmax",
+    ),
+    ({"reranker.tau": 0.0}, "config.reranker.tau=0.0: expected more than 0"),
+    ({"reranker.tau": -1.0}, "config.reranker.tau=-1.0: expected more than 0"),
+    (
+      {"reranker.learning_rate": 0.0},
+      "config.reranker.learning_rate=0.0: expected more than 0",
+    ),
+    ({"reranker.micro_batch": 0}, "micro_batch=0: expected at least 1"),
+    (
+      {"agent.trained": ()},
+      r"config.agent.trained=\(\) names none of .*extract, update, answer",
+    ),
+    (
+      {"agent.trained": ("rerank",), "agent.retriever": "bm25"},
+      r"config.agent.trained=\('rerank',\) names none of .*extract, update, a",
+    ),
+    (
+      {"agent.trained": ("reranker",)},
+      "'reranker' is none of .*select.*rerank",
+    ),
+  ],
+)
+def test_a_retriever_that_cannot_work_is_refused(reranking, changes, message):
+  reranking.update_from_flattened_dict(changes)
+  with pytest.raises(ValueError, match=message):
+    _made(reranking)
+
+
+def test_a_map_of_another_width_is_refused(reranking, tmp_path):
+  reranker.save(tmp_path, rerank.init(8))
+  reranking.reranker.path = str(tmp_path)
+  with pytest.raises(
+    ValueError, match="config.reranker.path=.*width 16.*config.agent.embedder"
+  ):
+    _made(reranking)
+
+
+def test_an_embedder_with_fewer_words_is_refused(reranking, model_dir):
+  reranking.agent.embedder = str(model_dir)
+  with pytest.raises(
+    ValueError, match="embedder=.* has 256 embeddings, .*same"
+  ):
+    _made(reranking)
+
+
+def test_a_reranker_s_trainer_is_what_the_config_says(reranking):
+  reranking.reranker.update(
+    tunes="encoder", reading="softmax", tau=0.2, baseline=0.1, micro_batch=5
+  )
+  trainer = _made(reranking).trainer
+  assert (trainer.tunes, trainer.reading) == ("encoder", "softmax")
+  assert (trainer.baseline, trainer.micro_batch) == (0.1, 5)
+  retriever = trainer.retriever
+  assert (retriever.fetched, retriever.retrieved) == (5, 3)
+  assert retriever.reranks and retriever.tau == 0.2
+  reranking.reranker.mean_baseline = True
+  assert _made(reranking).trainer.baseline is None
+
+
+@pytest.mark.parametrize(
+  "retriever, first, shown",
+  [("bm25", "bm25", 3), ("embedding", "embedding", 3), ("select", "bm25", 5)],
+)
+def test_without_a_map_nothing_reranks(reranking, retriever, first, shown):
+  reranking.agent.update(retriever=retriever, first_search="bm25")
+  run = _made(reranking)
+  found = run.agent.retriever
+  assert (found.first, found.fetched, found.reranks) == (first, shown, False)
+  assert run.trainer is None and run.policies(None).reranker is None
+  # An embedder is there where it is needed.
+  assert (found.embedder is None) == (retriever != "embedding")
+  assert ("select" in run.agent.trained) == (retriever == "select")
+
+
+def test_what_trains_nothing_but_the_map_freezes_the_policy(reranking):
+  reranking.agent.trained = ("rerank",)
+  run = _made(reranking)
+  assert run.agent.trained == () and run.trainer and run.collect.reranks
+  assert run.policies(None).of("answer", ()) is run.policies(None).frozen
+  reranking.agent.trained = ("answer",)
+  run = _made(reranking)
+  assert run.agent.retriever.reranks and not run.collect.reranks
+  assert run.trainer is None
+  # A map that is not trained needs no names of entries.
+  reranking.agent.names_entries = False
+  _made(reranking)

@@ -180,6 +180,54 @@ def test_shuffled_rewards_are_the_same_rewards():
     np.testing.assert_allclose(np.sort(a, 1), np.sort(b, 1), atol=1e-6)
 
 
+def test_citation_counts_where_the_answer_is_right():
+  # Both questions of the first rollout cite; its second answer is wrong.
+  cited = np.array([[[0.5, 1.0], [1.0, 0.25]]])
+  outcome = np.array([[[1.0, 0.0], [0.0, 1.0]]])
+  found, _ = credit.assign(
+    {
+      "select": credit.Weights(0, 0, 0, citation=2.0),
+      "answer": credit.Weights(1),
+    },
+    outcome,
+    {"select": np.ones((1, 2, 2)), "answer": np.ones((1, 2, 2))},
+    None,
+    _NONE,
+    False,
+    cited_WGq=cited,
+  )
+  # Rewards are 1, 0 of the first rollout and 0, 1/2 of the second.
+  np.testing.assert_allclose(found["select"], [0.5, -0.25, -0.5, 0.25])
+  np.testing.assert_allclose(found["answer"], [0.5, -0.5, -0.5, 0.5])
+
+
+def test_a_selection_that_nobody_cites_has_its_outcome_and_format():
+  weights = {"select": credit.Weights(1.0, 0.5, 0.0, citation=1.0)}
+  formats = {"select": np.array([[[True, True], [False, True]]])}
+  found, _ = credit.assign(weights, _OUTCOME, formats, None, _NONE, False)
+  np.testing.assert_allclose(found["select"], [0.75, 0, -0.75, 0])
+  # Question by question: a rollout's other question is no part of it.
+  formats["select"][0, 0, 1] = False
+  found, _ = credit.assign(weights, _OUTCOME, formats, None, _NONE, False)
+  np.testing.assert_allclose(found["select"], [0.75, -0.25, -0.75, 0.25])
+
+
+def test_shuffling_moves_citations_with_the_rollout():
+  rng = np.random.default_rng(4)
+  cited = rng.integers(1, 5, (6, 5, 2)) / 4
+  outcome = rng.integers(0, 2, (6, 5, 2)) * 1.0
+  weights = {"select": credit.Weights(1.0, 0.0, 0.0, citation=1.0)}
+  args = weights, outcome, {"select": np.ones((6, 5, 2))}, None
+  args = *args, np.zeros((6, 5)), False
+  plain, _ = credit.assign(*args, cited_WGq=cited)
+  mixed, _ = credit.assign(*args, np.random.default_rng(0), cited)
+  a, b = plain["select"].reshape(6, 5, 2), mixed["select"].reshape(6, 5, 2)
+  assert (a != b).any()
+  for w in range(6):  # pairs of a rollout's two questions stay together
+    pairs = lambda x, w=w: sorted(map(tuple, np.round(x[w], 5)))
+    assert pairs(a) == pairs(b)
+
+
 def test_f1_by_hand():
   assert credit.f1(0, 0, 0) == 1.0
   assert credit.f1(2, 0, 0) == credit.f1(0, 2, 0) == credit.f1(2, 2, 0) == 0.0

@@ -15,7 +15,7 @@ def examples():
 
 def test_scores(examples):
   answers = scores.Answers(
-    examples[:2], [["oslo", "rome"], ["lima", "lima"]], [], []
+    examples[:2], [["oslo", "rome"], ["lima", "lima"]], [], [], []
   )
   metric = lambda example, text: float(text == "lima")
   np.testing.assert_array_equal(answers.scores(metric), [[0, 0], [1, 1]])
@@ -49,7 +49,9 @@ def test_avg_at_k_takes_its_interval_over_questions():
 
 
 def test_breakdown(examples):
-  answers = scores.Answers(examples[:4], [["a"], ["b"], ["a"], ["a"]], [], [])
+  answers = scores.Answers(
+    examples[:4], [["a"], ["b"], ["a"], ["a"]], [], [], []
+  )
   label = lambda example, text: (
     {"first": float(text == "a")} if text == "a" else {"second": 0.0}
   )
@@ -60,10 +62,40 @@ def test_breakdown(examples):
 
 def test_health_without_truth(examples):
   answers = scores.Answers(
-    examples[:3], [["a"]] * 3, [["x", "x ", "y"], [], ["z"]], []
+    examples[:3], [["a"]] * 3, [["x", "x ", "y"], [], ["z"]], [], []
   )
   health = scores.memory_health(object(), answers)
   assert health["size"] == {"mean": 4 / 3, "n": 3}
   # An empty memory has no share of duplicates.
   assert health["duplicates"]["n"] == 2
   assert np.isclose(health["duplicates"]["mean"], 1 / 6)
+
+
+class _Recalls:
+  """Knows of questions with an even id what they need: their answer."""
+
+  def recall(self, example, listed):
+    return None if example.id % 2 else float(example.answers[0] in listed)
+
+
+def test_recall_counts_the_questions_that_need_something(examples):
+  assert [x.id % 2 for x in examples[:5]] == [0, 1, 0, 1, 0]
+  first, third, fifth = (examples[i].answers[0] for i in (0, 2, 4))
+  listed = [["x", first], ["x"], [], ["x"], [fifth, third]]
+  answers = scores.Answers(examples[:5], [["a"]] * 5, [], listed, [])
+  cell = scores.recall(_Recalls(), answers)
+  # Of 0, 2 and 4 the second was shown nothing: Wilson for 2 of 3.
+  assert cell == scores.interval(np.array([1.0, 0.0, 1.0]))
+  assert cell["n"] == 3 and cell["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_recall_is_none_where_nothing_is_known(examples):
+  listed = [["x"]] * 3
+  answers = scores.Answers(examples[:3], [["a"]] * 3, [], listed, [])
+  # An environment that cannot say, or has nothing to find.
+  assert scores.recall(object(), answers) is None
+  odd = scores.Answers(examples[1:2], [["a"]], [], [["x"]], [])
+  assert scores.recall(_Recalls(), odd) is None
+  # An agent that lists no entries.
+  plain = scores.Answers(examples[:3], [["a"]] * 3, [], [], [])
+  assert scores.recall(_Recalls(), plain) is None

@@ -86,7 +86,7 @@ def demonstrations(envs, tokenizer, worlds, seed, careful_share, others):
       near = [e for e in entries if demos.words_of(e) & asked]
       near = [near[i] for i in rng.permutation(len(near))]
       listed = (near + [e for e in entries if e not in near])[:_ENTRIES]
-      used, text = demos.answer(example.question, listed)
+      used, text = demos.answer(example.question, listed, names_gone=False)
       pairs.add(
         "answer",
         demos.style("answer"),

@@ -163,8 +163,16 @@ def apply(
   return bank
 
 
-def answer(question: str, listed: Sequence[str]) -> tuple[list[int], str]:
-  """(numbers used, answer) from listed entries: the latest holds."""
+def answer(
+  question: str, listed: Sequence[str], names_gone: bool = True
+) -> tuple[list[int], str]:
+  """(numbers used, answer) from listed entries: the latest holds.
+
+  Args:
+    question: "kim?" or "when-kim?".
+    listed: entries with a stamp and at least one fact.
+    names_gone: an "unknown" that rests on a retraction names it.
+  """
   name = question.removesuffix("?").removeprefix("when-")
   place = lambda text: int(text.split()[0][1:])
   facts = sorted(
@@ -173,8 +181,10 @@ def answer(question: str, listed: Sequence[str]) -> tuple[list[int], str]:
     if not homes.is_gossip(homes.fact_of(text))
   )
   about = [x for x in facts if homes.person(x[2]) == name]
-  if not about or about[-1][2].endswith("!"):
+  if not about:
     return [], homes.UNKNOWN
+  if about[-1][2].endswith("!"):
+    return [about[-1][1]] * names_gone, homes.UNKNOWN
   when, number, fact = about[-1]
   if question.startswith("when-"):
     return [number], f"s{when}"

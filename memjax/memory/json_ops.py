@@ -132,7 +132,7 @@ def parse_memory_list(text: str) -> Parsed:
   Returns:
     `facts` and `malformed`; there are no `ops`.
   """
-  items, reason = _items(text, ("memory_list",))
+  items, reason = find_list(text, ("memory_list",))
   if reason:
     return Parsed(malformed=(reason,))
   facts, malformed = [], []
@@ -185,7 +185,7 @@ def parse_operations(
       f"candidates has the ids {sorted(both)}, which are also in known_ids: "
       "give each entry and each candidate an id of its own"
     )
-  items, reason = _items(text, _OPERATIONS)
+  items, reason = find_list(text, _OPERATIONS)
   if reason:
     return Parsed(malformed=(reason,))
   ops, malformed, seen = [], [], set()
@@ -244,7 +244,7 @@ def _clean(value: Any) -> str:
   return " ".join(value.encode("utf-8", "replace").decode("utf-8").split())
 
 
-def _items(text: str, fields: Sequence[str]) -> tuple[list[Any], str]:
+def find_list(text: str, fields: Sequence[str]) -> tuple[list[Any], str]:
   """The list that the text holds in one of the fields: (list, reason)."""
   if not text.strip():
     return [], EMPTY
