@@ -235,6 +235,11 @@ def _weights(
         f"config.reward.{op}: all weights are 0, but the operation is trained: "
         "set one, or take it out of config.agent.trained"
       )
+    if weights.citation and not config.agent.names_entries:
+      raise ValueError(
+        f"config.reward.{op}.citation={weights.citation}, but with "
+        "config.agent.names_entries=False nothing is cited: set one of them"
+      )
     if weights.truth and env is not None and not hasattr(env, "judge"):
       raise ValueError(
         f"config.reward.{op}.truth={weights.truth}: the data "

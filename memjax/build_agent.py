@@ -106,7 +106,8 @@ def _trained(
   if not trained and not trains_reranker(config):
     raise ValueError(
       f"config.agent.trained={tuple(config.agent.trained)} names none of this "
-      f"agent's operations, {', '.join(ops)}"
+      f"agent's operations, {', '.join(ops)}; 'rerank' is of "
+      "config.agent.retriever='rerank'"
     )
   return trained
 

@@ -203,7 +203,8 @@ def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
       formats[op] = ~np.asarray(episode.asked[op].malformed).reshape(W, G, q)
     else:
       segment = episode.turns[op]
-      bad = np.asarray(segment.malformed).reshape(-1, W, G).sum(0)
+      bad = np.asarray(segment.malformed & segment.active)
+      bad = bad.reshape(-1, W, G).sum(0)
       calls = np.asarray(segment.active).reshape(-1, W, G).sum(0)
       formats[op] = 1 - bad / np.maximum(calls, 1)
   cited_WGq = 0.0

@@ -155,7 +155,7 @@ def _told():
     _op(bank_lib.ADD, 0, [4], 1, True),
     _op(bank_lib.ADD, 0, [5, 6], 2, True),
     _op(bank_lib.DELETE, 0, [], 3, True),
-    _op(bank_lib.ADD, 0, [7], 4, True),
+    _op(bank_lib.ADD, 0, [7], 5, True),
   ):
     bank, _ = bank_lib.apply(bank, op)
   return bank
@@ -169,9 +169,10 @@ def test_slots_of_ids():
 
 def test_take_turns():
   turns = bank_lib.take_turns(_told(), jnp.array([[1, -1, 0, 2]]))
-  # Entry 2 came without, slot 2 is free.
-  assert turns.length.tolist() == [[3, 0, 0, 0]]
+  # Slot 2 is free.
+  assert turns.length.tolist() == [[3, 0, 2, 0]]
   assert turns.ids[0, 0].tolist() == [15, 16, 2]
+  assert turns.ids[0, 2, :2].tolist() == [17, 5]
 
 
 def test_a_bank_need_not_keep_turns():
@@ -188,5 +189,5 @@ def test_a_bank_need_not_keep_turns():
   assert turns.ids.shape == (1, 3, 0) and not turns.length.any()
   # One that keeps turns forgets them where a change brings none.
   bank, _ = bank_lib.apply(_told(), _op(bank_lib.UPDATE, 1, [6], 5))
-  assert bank.turns.length.tolist() == [[0, 0, 0]]
-  assert not bank.turns.ids.any()
+  assert bank.turns.length.tolist() == [[2, 0, 0]]
+  assert not bank.turns.ids[0, 1].any()

@@ -56,8 +56,8 @@ def run(model):
 
 
 @pytest.fixture(scope="module")
-def params(run):
-  return run.load_params()
+def policies(run):
+  return run.policies(run.load_params())
 
 
 def _write(path, sessions):
@@ -77,12 +77,12 @@ def _sessions(count):
   return [[f"{homes.NAMES[i % 8]}=bern"] for i in range(count)]
 
 
-def test_reads_once_and_asks(run, params, tmp_path):
+def test_reads_once_and_asks(run, policies, tmp_path):
   file = _write(tmp_path / "talk.json", _sessions(3))
   bank = tmp_path / "bank.db"
   seen = []
   count = ingest.ingest(
-    run, params, bank, file, on_session=lambda *x: seen.append(x)
+    run, policies, bank, file, on_session=lambda *x: seen.append(x)
   )
   assert count == 3 and [name for name, _ in seen] == [
     "talk/0",
@@ -96,52 +96,52 @@ def test_reads_once_and_asks(run, params, tmp_path):
     ["s2", "A:", "bob=bern"],
     ["s3", "A:", "cat=bern"],
   ]
-  assert ingest.ingest(run, params, bank, file) == 0
-  found = ingest.ask(run, params, bank, "bob?")
+  assert ingest.ingest(run, policies, bank, file) == 0
+  found = ingest.ask(run, policies, bank, "bob?")
   assert found.listed[0].text.split()[2] == "bob=bern"
   assert {e.id for e in found.used} <= {e.id for e in found.listed}
 
 
-def test_a_session_with_another_text_is_refused(run, params, tmp_path):
+def test_a_session_with_another_text_is_refused(run, policies, tmp_path):
   bank = tmp_path / "bank.db"
   file = _write(tmp_path / "talk.json", _sessions(2))
-  ingest.ingest(run, params, bank, file)
+  ingest.ingest(run, policies, bank, file)
   before = sqlite_store.SqliteStore(bank).entries()
   _write(file, [["hal=rome"], ["bob=bern"]])
   with pytest.raises(ValueError, match="talk/0 with another text"):
-    ingest.ingest(run, params, bank, file)
+    ingest.ingest(run, policies, bank, file)
   assert sqlite_store.SqliteStore(bank).entries() == before
 
 
-def test_another_agent_is_refused(run, params, model, tmp_path):
+def test_another_agent_is_refused(run, policies, model, tmp_path):
   bank = tmp_path / "bank.db"
   file = _write(tmp_path / "talk.json", _sessions(1))
-  ingest.ingest(run, params, bank, file)
+  ingest.ingest(run, policies, bank, file)
   config = _config(model)
   config.agent.entries = 9
   other = build.make(config, needs_data=False)
   for call in (
-    lambda: ingest.ingest(other, params, bank, file),
-    lambda: ingest.ask(other, params, bank, "bob?"),
+    lambda: ingest.ingest(other, policies, bank, file),
+    lambda: ingest.ask(other, policies, bank, "bob?"),
   ):
     with pytest.raises(ValueError, match="entries"):
       call()
 
 
-def test_no_bank_to_ask(run, params, tmp_path):
+def test_no_bank_to_ask(run, policies, tmp_path):
   with pytest.raises(ValueError, match="--mode=ingest"):
-    ingest.ask(run, params, tmp_path / "none.db", "bob?")
+    ingest.ask(run, policies, tmp_path / "none.db", "bob?")
 
 
-def test_ids_are_not_used_again(run, params, tmp_path):
+def test_ids_are_not_used_again(run, policies, tmp_path):
   """Ten additions to eight slots: the first two give way, for good."""
   bank = tmp_path / "bank.db"
   file = _write(tmp_path / "talk.json", _sessions(10))
-  ingest.ingest(run, params, bank, file)
+  ingest.ingest(run, policies, bank, file)
   entries = sqlite_store.SqliteStore(bank).entries()
   assert [entry.id for entry in entries] == list(range(2, 10))
   _write(file, _sessions(11))
-  assert ingest.ingest(run, params, bank, file) == 1
+  assert ingest.ingest(run, policies, bank, file) == 1
   entries = sqlite_store.SqliteStore(bank).entries()
   assert [entry.id for entry in entries] == list(range(3, 11))
 
@@ -156,20 +156,20 @@ def test_a_sentence_encoder_searches_the_store(model, tmp_path, name):
   run = build.make(config, needs_data=False)
   bank = tmp_path / name
   file = _write(tmp_path / "talk.json", _sessions(5))
-  ingest.ingest(run, run.load_params(), bank, file)
+  ingest.ingest(run, run.policies(run.load_params()), bank, file)
   entries = ingest.open_store(bank).entries()
   encoder = minilm.load(config.agent.encoder)
   vectors = minilm.encode(encoder, [entry.text for entry in entries])
   for entry, vector in zip(entries, vectors):
     np.testing.assert_allclose(entry.embedding, vector, atol=1e-6)
-  found = ingest.ask(run, run.load_params(), bank, "bob?")
+  found = ingest.ask(run, run.policies(run.load_params()), bank, "bob?")
   score = vectors @ minilm.encode(encoder, ["bob?"])[0]
   best = sorted(entries, key=lambda e: -score[entries.index(e)])[:2]
   assert [e.id for e in found.listed] == [e.id for e in best]
   # A bank without the encoder is another one.
   plain = build.make(_config(model), needs_data=False)
   with pytest.raises(ValueError, match="encoder"):
-    ingest.ask(plain, run.load_params(), bank, "bob?")
+    ingest.ask(plain, plain.policies(run.load_params()), bank, "bob?")
 
 
 def _command(model, bank, file):
@@ -190,11 +190,11 @@ def _command(model, bank, file):
   ]
 
 
-def test_killed_in_the_middle(run, params, model, tmp_path):
+def test_killed_in_the_middle(run, policies, model, tmp_path):
   """kill -9 after some sessions; the next process goes on behind them."""
   file = _write(tmp_path / "talk.json", _sessions(30))
   whole = tmp_path / "whole.db"
-  ingest.ingest(run, params, whole, file)
+  ingest.ingest(run, policies, whole, file)
   bank = tmp_path / "bank.db"
   env = {
     **os.environ,

@@ -149,9 +149,9 @@ def test_export(run, trained, tmp_path):
   modes.export(run, trained["workdir"], "last", str(out))
   cfg, params = hf.load(out)
   want, _ = checkpoint.restore_params(
-    trained["workdir"], run.abstract_params(), "last"
+    trained["workdir"], run.abstract_state(), "last"
   )
-  np.testing.assert_array_equal(params["embed"], want["embed"])
+  np.testing.assert_array_equal(params["embed"], want["policy"]["embed"])
   # It is a model that a run can start from.
   run.config.model.path = str(out)
   assert build.make(run.config).model.width == cfg.width

@@ -15,7 +15,7 @@ from memjax.memory.rmm_text import Topic
 _settings = hypothesis.settings(max_examples=100, deadline=None)
 
 # Ids of turns; they need not follow each other.
-_TURNS = (0, 1, 2, 4, 11)
+_TURNS = (0, 1, 2, 4, 8)
 _GOOD = {"summary": "Ada has a cat.", "reference": [4, 0]}
 
 
@@ -43,13 +43,13 @@ def _write_citations(answer, places, first) -> str:
 
 
 def test_extraction():
-  items = [_GOOD, {"summary": 'Says "{no}".', "reference": [11], "more": 1}]
+  items = [_GOOD, {"summary": 'Says "{no}".', "reference": [8], "more": 1}]
   for indent in (None, 2):
     found = _extraction(items, indent=indent)
     assert found.well_formed
     assert found.topics == (
       Topic("Ada has a cat.", (0, 4)),
-      Topic('Says "{no}".', (11,)),
+      Topic('Says "{no}".', (8,)),
     )
   assert _extraction([]) == rmm_text.Extraction()
 
@@ -147,8 +147,8 @@ def test_malformed_topics_are_left_out(item, reason):
 
 
 def test_turns_are_sorted_and_counted_once():
-  item = {"summary": "x", "reference": [11, "2", 2, "[0]", " 11 ", 1]}
-  assert _extraction([item]).topics == (Topic("x", (0, 1, 2, 11)),)
+  item = {"summary": "x", "reference": ["8", 2, "[1]", " 2 ", 8, 1]}
+  assert _extraction([item]).topics == (Topic("x", (1, 2, 8)),)
   assert _extraction([item]).well_formed
 
 
@@ -446,9 +446,9 @@ def test_citations_read_back(answer, places, first):
 def test_long_texts_take_no_longer(unit):
   """100,000 characters: with quadratic patterns this takes minutes."""
   text = unit * (100_000 // len(unit))
-  start = time.monotonic()
+  start = time.process_time()
   for wrapped in (text, f"[{text}]", f"Merge(0, {text}", f"``` {text}x"):
     rmm_text.parse_update(wrapped, 3)
     rmm_text.parse_citations(wrapped, 3)
     rmm_text.parse_extraction(wrapped, _TURNS)
-  assert time.monotonic() - start < 20
+  assert time.process_time() - start < 20

@@ -66,7 +66,7 @@ def _same(a, b, config):
   for x, y in zip(plain(states[0][0]), plain(states[1][0])):
     np.testing.assert_array_equal(x, y)
   best = [
-    checkpoint.restore_params(x, run.abstract_params(), "best")[0]
+    checkpoint.restore_params(x, run.abstract_state(), "best")[0]
     for x in (a, b)
   ]
   for x, y in zip(jax.tree.leaves(best[0]), jax.tree.leaves(best[1])):
@@ -97,7 +97,7 @@ def test_a_run_leaves_what_it_promises(config, tmp_path, finished):
 
 def test_parameters_are_trained(config, tmp_path, finished):
   workdir, run = _run(config, tmp_path, finished), build.make(config)
-  new, _ = checkpoint.restore_params(workdir, run.abstract_params(), "last")
+  new, _ = checkpoint.restore_params(workdir, run.abstract_state(), "last")
   old = run.load_params()
   for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old)):
     assert (np.asarray(a) != np.asarray(b)).any()
@@ -259,6 +259,6 @@ def test_a_run_in_which_no_group_is_live(config, tmp_path, monkeypatch):
   steps = [r for r in records if "train/updates" in r]
   assert [r["train/updates"] for r in steps] == [0] * 6
   assert steps[-1]["train/examples"] == 6 * 2 * 4
-  params, _ = checkpoint.restore_params(workdir, run.abstract_params(), "last")
+  params, _ = checkpoint.restore_params(workdir, run.abstract_state(), "last")
   for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(run.load_params())):
     np.testing.assert_array_equal(a, b)

@@ -36,7 +36,7 @@ def make_listing(
   """Prepares lists of up to `places` texts in a style of prompts.BANK_STYLES.
 
   Raises:
-    ValueError: no such style.
+    ValueError: no such style, or a word-level vocabulary lacks a number.
   """
   if style not in prompts.BANK_STYLES:
     raise ValueError(
@@ -44,12 +44,17 @@ def make_listing(
       f"{', '.join(sorted(prompts.BANK_STYLES))}"
     )
   text = prompts.BANK_STYLES[style]
+  numbers = [text["number"].format(n=n) for n in range(1, places + 1)]
+  try:
+    encoded = tokenizer.encode_batch(numbers)
+  except ValueError as error:
+    raise ValueError(
+      f"a list of {places} places is to be numbered, but {error}; or lower "
+      "config.agent.candidates, retrieved, fetched or turns"
+    ) from error
   return Listing(
     lines.make_grammar(tokenizer, text["newline"]),
-    tuple(
-      tuple(tokenizer.encode(text["number"].format(n=n)))
-      for n in range(1, places + 1)
-    ),
+    tuple(map(tuple, encoded)),
     tuple(tokenizer.encode(text["empty"])),
   )
 
