@@ -119,6 +119,7 @@ def answer(
         "turns": _decoded(turns, b, task, tokenizer, agent, examples[n], judge),
         "answer": texts[n][0],
         "response": written[n],
+        "listed": listed.get(n, []),
       }
   return scores.Answers(
     examples,
@@ -218,31 +219,46 @@ def _ask_states(
   return list(zip(answers, raw, listed))[: len(examples)]
 
 
+def _calls(
+  segments: dict[str, agents.Segment], row: int, batch: int
+) -> list[tuple[str, agents.Segment, int]]:
+  """(operation, segment, its row) of each call that took place for a row."""
+  return [
+    (op, segment, call)
+    for op, segment in segments.items()
+    for call in range(row, segment.active.shape[0], batch)
+    if bool(segment.active[call])
+  ]
+
+
 def _decoded(
   turns, row: int, task, tokenizer, agent, example, judge
 ) -> list[dict[str, Any]]:
   """The turns of one row for people."""
   decoded, session_start = [], list(example.bank)
-  at = lambda tokens: tokenizer.decode(
+  at = lambda tokens, row: tokenizer.decode(
     np.asarray(tokens.ids[row])[: int(tokens.length[row])]
   )
+  B = task.chunks.length.shape[1]
   count = int((np.asarray(task.chunks.length[:, row]) > 0).sum())
   for number, (state, segments) in enumerate(turns[:count]):
-    segments = {op: s for op, s in segments.items() if bool(s.active[row])}
+    calls = _calls(segments, row, B)
     after = [tokenizer.decode(ids) for ids in agent.shown(state, row)]
+    # Where entries keep the turns that they come from, these too.
+    held = agent.shown(state, row)
+    if hasattr(agent, "held"):
+      held = agent.held(state, row).values()
     session = int(task.session[number, row])
     ends = number + 1 == count or task.session[number + 1, row] != session
-    texts = {op: at(s.response.tokens) for op, s in segments.items()}
+    texts = [(op, at(s.response.tokens, r)) for op, s, r in calls]
     turn = {
-      "chunk": at(tasks.turn_at(task, number).chunk),
-      "response": texts["update"]
-      if list(texts) == ["update"]
-      else "\n".join(f"{op}: {text}" for op, text in texts.items()),
-      "memory": "\n".join(after),
-      "truncated": any(
-        bool(s.response.truncated[row]) for s in segments.values()
-      ),
-      "malformed": any(bool(s.malformed[row]) for s in segments.values()),
+      "chunk": at(tasks.turn_at(task, number).chunk, row),
+      "response": texts[0][1]
+      if [op for op, _ in texts] == ["update"]
+      else "\n".join(f"{op}: {text}" for op, text in texts),
+      "memory": "\n".join(map(tokenizer.decode, held)),
+      "truncated": any(bool(s.response.truncated[r]) for _, s, r in calls),
+      "malformed": any(bool(s.malformed[r]) for _, s, r in calls),
     }
     if judge and ends:
       right, made = judge(example, session, session_start, after)

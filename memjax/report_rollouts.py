@@ -5,7 +5,8 @@
   ROLLOUT = {"turns": [{"chunk": str, "response": str, "memory": str,
     "truncated": bool, "malformed": bool,
     "changes": ["+entry: right" or wrong or missed]}],            (optional)
-    "answer": str, "response": str (optional), "reward": float}
+    "answer": str, "response": str (optional), "reward": float,
+    "listed": [str], what the answer was shown}                   (optional)
 
 The memories before and after training stand side by side, chunk by chunk.
 """
@@ -135,12 +136,21 @@ def to_html(rollout: Mapping[str, Any], is_open: bool) -> str:
     whole = rollout[side].get("response", "").strip()
     if whole and whole != answer.strip():
       shown += f'<div class="muted">written: {html.escape(whole)}</div>'
+    shown += _listed_html(rollout[side].get("listed") or (), pattern)
     lines.append(
       f'<div class="final {verdict}"><h5>{_side_html(side)}Answer</h5>'
       f'<div class="text">{shown}</div>'
       f"<p>{verdict}, reward {rollout[side]['reward']:.3g}</p></div>"
     )
   return "\n".join([*lines, "</div></details>"])
+
+
+def _listed_html(listed: Sequence[str], pattern: re.Pattern | None) -> str:
+  """The entries that an answer was shown, by the numbers it cites them by."""
+  if not listed:
+    return ""
+  items = "".join(f"<li>{_mark_html(text, pattern)}</li>" for text in listed)
+  return f'<div class="muted">shown: <ol>{items}</ol></div>'
 
 
 def _chunk_html(

@@ -97,8 +97,9 @@ def test_turns_stand_behind_their_entry(language):
     turns = ["Ada: In Bern.\nBob: Oh!\n", "", "", "Eve: Yes\n"]
     shown = (
       "1: s1 ada=bern\nAda: In Bern.\nBob: Oh!\n2: s2 bob=lima\n"
-      "4: s3 cat@ada\nEve: Yes\n"
+      "4: s3 cat@ada.\nEve: Yes\n"
     )
+    entries[3] = "s3 cat@ada.\n"  # ends its line itself
   pack = lambda *rows: token_lib.from_nested(
     [tokenizer.encode_batch(list(row)) for row in rows]
   )

@@ -47,3 +47,20 @@ class TestDiff:
       "&lt;<mark>7</mark>&gt;"
     )
     assert report_rollouts._answers_pattern([" "]) is None
+
+
+def test_what_an_answer_was_shown_is_numbered_as_it_is_cited():
+  rollout = {
+    "turns": [],
+    "answer": "rome",
+    "response": "USE 2 <nl> rome",
+    "listed": ["s1 ada=bern", "s2 ada=rome <b>"],
+    "reward": 1.0,
+  }
+  task = {"id": 1, "question": "ada?", "answers": ["rome"], "after": rollout}
+  page = report_rollouts.to_html(task, True)
+  first, second = re.findall(r"<li>(.*?)</li>", page)
+  assert first == "s1 ada=bern"
+  assert second == "s2 ada=<mark>rome</mark> &lt;b&gt;"
+  del rollout["listed"]
+  assert "<li>" not in report_rollouts.to_html(task, True)

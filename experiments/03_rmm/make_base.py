@@ -28,9 +28,9 @@ from memjax.envs import dialogues
 
 _OUT = flags.DEFINE_string("out", None, "directory to write", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "of weights, texts and batches")
-_SKILL = flags.DEFINE_integer("skill_steps", 2500, "steps of the first part")
+_SKILL = flags.DEFINE_integer("skill_steps", 4000, "steps of the first part")
 _HABIT = flags.DEFINE_integer("habit_steps", 600, "steps of the second part")
-_WORLDS = flags.DEFINE_integer("worlds", 6000, "demonstrated conversations")
+_WORLDS = flags.DEFINE_integer("worlds", 8000, "demonstrated conversations")
 _BATCH = flags.DEFINE_integer("batch", 64, "pairs of each kind per step")
 _CAREFUL = flags.DEFINE_float("careful", 0.4, "share of careful sessions")
 

@@ -66,10 +66,13 @@ def with_turns(
   """Entries [B, K, M] with the turns [B, K, V] that they come from behind."""
   B, K = entries.length.shape
   flat = lambda x: jax.tree.map(lambda y: y.reshape(B * K, *y.shape[2:]), x)
-  newline = token_lib.constant(op.listing.grammar.newline, B * K)
-  has = flat(turns).length > 0
-  newline = token_lib.Tokens(newline.ids, jnp.where(has, newline.length, 0))
-  joined = token_lib.concat([flat(entries), newline, flat(turns)])
+  grammar, text = op.listing.grammar, flat(entries)
+  last = jnp.maximum(text.length - 1, 0)[:, None]
+  closed = grammar.ends_line(jnp.take_along_axis(text.ids, last, axis=1)[:, 0])
+  newline = token_lib.constant(grammar.newline, B * K)
+  between = (flat(turns).length > 0) & ~closed
+  newline = token_lib.Tokens(newline.ids, jnp.where(between, newline.length, 0))
+  joined = token_lib.concat([text, newline, flat(turns)])
   return token_lib.Tokens(
     joined.ids.reshape(B, K, joined.capacity), joined.length.reshape(B, K)
   )
