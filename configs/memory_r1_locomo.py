@@ -56,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
   )
   for op in ("extract", "update", "answer"):
     # A little for lines that keep to the grammar: the base knows no such rule.
-    config.reward[op].format = 0.1
+    config.reward[f"{op}_format"] = 0.1
   config.rollout.update(questions=8, wave_questions=1, group_size=16)
   config.objective.update(name="grpo", std_normalize=True)
   config.train.update(steps=100, micro_batch=2, warmup_steps=5)

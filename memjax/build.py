@@ -229,20 +229,23 @@ def _weights(
   """What each trained operation is rewarded for."""
   found = []
   for op in agent.trained:
-    weights = credit.Weights(**config.reward[op].to_dict())
+    fields = (field.name for field in dataclasses.fields(credit.Weights))
+    weights = credit.Weights(
+      **{x: config.reward.get(f"{op}_{x}", 0.0) for x in fields}
+    )
     if not any(dataclasses.astuple(weights)):
       raise ValueError(
-        f"config.reward.{op}: all weights are 0, but the operation is trained: "
+        f"config.reward.{op}_*: all weights are 0, but it is trained: "
         "set one, or take it out of config.agent.trained"
       )
     if weights.citation and not config.agent.names_entries:
       raise ValueError(
-        f"config.reward.{op}.citation={weights.citation}, but with "
+        f"config.reward.{op}_citation={weights.citation}, but with "
         "config.agent.names_entries=False nothing is cited: set one of them"
       )
     if weights.truth and env is not None and not hasattr(env, "judge"):
       raise ValueError(
-        f"config.reward.{op}.truth={weights.truth}: the data "
+        f"config.reward.{op}_truth={weights.truth}: the data "
         f"{config.data.name!r} do not know which changes are right; set 0"
       )
     found.append((op, weights))

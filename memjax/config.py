@@ -93,13 +93,21 @@ def default() -> ml_collections.ConfigDict:
         "micro_batch": 64,  # questions per pass; does not change the result
       },
       # What each operation is rewarded for: right answers, lines that keep to
-      # the grammar, changes that were right (where the data know them).
+      # the grammar, changes that were right (where the data know them), and, of
+      # a choice among entries, the share of places that right answers cited.
       "reward": {
-        "extract": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
-        "update": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
-        "answer": {"outcome": 1.0, "format": 0.0, "truth": 0.0},
-        # Citation: the share of the places that right answers cited.
-        "select": {"outcome": 1.0, "format": 0.5, "citation": 1.0},
+        "extract_outcome": 1.0,
+        "extract_format": 0.0,
+        "extract_truth": 0.0,
+        "update_outcome": 1.0,
+        "update_format": 0.0,
+        "update_truth": 0.0,
+        "select_outcome": 1.0,
+        "select_format": 0.5,
+        "select_citation": 1.0,
+        "answer_outcome": 1.0,
+        "answer_format": 0.0,
+        "answer_truth": 0.0,
       },
       "rollout": {
         "questions": 16,  # groups per iteration

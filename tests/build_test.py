@@ -3,6 +3,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -65,8 +66,12 @@ def test_a_run_is_what_the_config_says(config):
     ("eval.batch_size", 0, "batch_size=0"),
     ("agent.trained", ("write",), "'write' is none of .*update.*rerank"),
     ("agent.trained", ("extract",), "none of this agent's operations"),
-    ("reward.update.outcome", 0.0, "config.reward.update: all weights are 0"),
-    ("reward.update.truth", 1.0, "'facts' do not know"),
+    (
+      "reward.update_outcome",
+      0.0,
+      r"config.reward.update_\*: all weights are 0",
+    ),
+    ("reward.update_truth", 1.0, "'facts' do not know"),
   ],
 )
 def test_what_cannot_work_is_refused(config, key, value, message):
@@ -351,3 +356,15 @@ def test_what_trains_nothing_but_the_map_freezes_the_policy(reranking):
   # A map that is not trained needs no names of entries.
   reranking.agent.names_entries = False
   _made(reranking)
+
+
+def test_every_key_can_be_reached_as_the_command_line_does():
+  """A key named like a method of a config, such as update, cannot."""
+
+  def walk(node):
+    for key in node:
+      assert not callable(getattr(node, key)), key
+      if isinstance(node[key], ml_collections.ConfigDict):
+        walk(node[key])
+
+  walk(config_lib.default())

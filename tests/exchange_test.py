@@ -242,7 +242,7 @@ def _joint(path, **changes):
     retriever="rerank", fetched=5, retrieved=3, entries=6, questions=2
   )
   config.agent.update(changes)
-  config.reward.answer.format = 0.5
+  config.reward.answer_format = 0.5
   config.rollout.update(questions=2, wave_questions=1, group_size=4)
   config.reranker.update(micro_batch=6, learning_rate=1e-2)
   config.train.update(
