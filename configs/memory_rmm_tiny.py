@@ -95,12 +95,14 @@ def get_config(arm: str = "rmm") -> ml_collections.ConfigDict:
     wave_questions=24,
     group_size=8,
   )
+  # Without it malformed lines, which cost nothing, become the rule.
+  config.reward.update(extract_format=0.2, update_format=0.2)
   config.objective.update(
     std_normalize=True,
     clip_high=0.28,
     dual_clip=0.0,
     kl_coef=0.0,
-    entropy_coef=0.01,
+    entropy_coef=0.002,
     old_logp="sampler",
   )
   config.train.update(
