@@ -29,6 +29,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_go_with_their_module():
+  """Each compiled program maps memory, and Linux allows 65,530 maps a process.
+
+  A worker that keeps those of all modules comes to that, and dies in the
+  middle of a compile.
+  """
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
   """The folder of real data; the test is skipped where there is none."""
