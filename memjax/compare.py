@@ -86,8 +86,8 @@ def summarize(
   Returns:
     {"data_sha256", "reference": the first arm, "arms": {name: {"base",
     "trained", "gain": over its base, "difference": from the reference, each a
-    cell, "recall", "seconds", "seeds"}}}. A question's score is its mean over
-    seeds.
+    cell, "recall", "memory", "seconds", "seeds"}}}. Each seed has questions of
+    its own; those of all seeds are counted together.
 
   Raises:
     ValueError: the runs of a seed were not asked the same questions.
@@ -115,11 +115,10 @@ def summarize(
         f"seed {seed}: the runs were asked different questions (data hashes "
         f"{', '.join(sorted(seen))}): compare runs of one config.data"
       )
-  mean = lambda rows: np.concatenate([np.asarray(row) for row in rows])
-  reference = mean(next(iter(by_arm.values()))["trained"])
+  reference = np.concatenate(next(iter(by_arm.values()))["trained"])
   found = {}
   for name, arm in by_arm.items():
-    base, trained = mean(arm["base"]), mean(arm["trained"])
+    base, trained = map(np.concatenate, (arm["base"], arm["trained"]))
     recalls = [x["accuracy"] for x in arm["recall"] if x]
     found[name] = {
       "base": scores.interval(base),
