@@ -189,7 +189,7 @@ def _retriever(
   embeds = "embedding" in (first, agent.retriever) or (
     agent.retriever == "rerank"
   )
-  return retriever_lib.Retriever(
+  found = retriever_lib.Retriever(
     first,
     retrieve.make_lexicon(tokenizer),
     _embedder(config, tokenizer) if embeds else None,
@@ -200,6 +200,9 @@ def _retriever(
     agent.retriever == "rerank",
     reranker.tau,
   )
+  if found.reranks and reranker.path:  # small: refused before the first compile
+    reranker_lib.load(reranker.path, found.width)
+  return found
 
 
 def _bank(

@@ -217,10 +217,7 @@ def reranking(request, config, bank_dir):
 
 
 def _made(config):
-  """Without data: all of it, with the parameters beside the policy."""
-  run = build.make(config, needs_data=False)
-  run.policies(None)
-  return run
+  return build.make(config, needs_data=False)
 
 
 @pytest.mark.parametrize(
