@@ -2,6 +2,7 @@
 
     python -m memjax.main --config=configs/memory_rmm_tiny.py --workdir=W
     python -m memjax.main --config=configs/memory_rmm_tiny.py:raw --workdir=W
+    python -m memjax.main --config=configs/memory_rmm_tiny.py:all --workdir=W
 
 A Qwen3 of 115 thousand parameters reads conversations of 8 sessions in which
 five lines of six are gossip. Of the entries of its bank 20 are fetched by a
@@ -12,6 +13,7 @@ frozen topical encoder and 5 are shown. Arms:
     retrospective  raw lines, and the reranker
     raw            raw lines, plain retrieval
     encoder        raw lines, and the encoder trained instead of a reranker
+    all            these, two seeds each, compared with rmm question by question
 
 The policy learns by GRPO in all of them; `--config.agent.trained='("rerank",)'`
 freezes it. Hardware, figures, and how they came about:
@@ -26,8 +28,14 @@ ARMS = ("rmm", "prospective", "retrospective", "raw", "encoder")
 
 
 def get_config(arm: str = "rmm") -> ml_collections.ConfigDict:
+  if arm == "all":
+    config = get_config()
+    config.update(name="memory_rmm_tiny", seeds=(11, 12))
+    config.arms = tuple((name, _changes(config, name)) for name in ARMS)
+    config.eval.every = 0
+    return config
   if arm not in ARMS:
-    raise ValueError(f"no arm {arm!r}: choose one of {', '.join(ARMS)}")
+    raise ValueError(f"no arm {arm!r}: choose one of {', '.join(ARMS)}, all")
   config = config_lib.default()
   with config.unlocked():
     config.name = f"memory_rmm_tiny:{arm}"
@@ -117,3 +125,16 @@ def get_config(arm: str = "rmm") -> ml_collections.ConfigDict:
   config.eval.update(every=20, examples=512, batch_size=512, samples=0)
   config.checkpoint.every = 20
   return config
+
+
+def _changes(
+  config: ml_collections.ConfigDict, arm: str
+) -> tuple[tuple[str, object], ...]:
+  """The keys in which an arm differs."""
+  other = get_config(arm)
+  return tuple(
+    (f"{section}.{key}", value)
+    for section in ("agent", "reranker")
+    for key, value in other[section].items()
+    if config[section][key] != value
+  )
