@@ -74,16 +74,18 @@ def get_config(arm: str = "rmm") -> ml_collections.ConfigDict:
     update_tokens=6,
     answer_tokens=8,
   )
-  if topics:  # 24 entries of 2 tokens, with 8 tokens of what was said
+  # 48 entries of 6 tokens, of which 5 are shown: topics of 2 tokens (stamp and
+  # text) with 4 of what was said, or stamped lines of up to 5.
+  if topics:
     config.agent.update(
-      entries=24,
+      entries=48,
       entry_tokens=1,
-      kept_tokens=8,
+      kept_tokens=4,
       turns=6,
       turn_tokens=4,
       topics=4,
     )
-  else:  # 48 lines of up to 5 tokens: the same room
+  else:
     config.agent.update(
       extractor="turns",
       updater="append",

@@ -70,7 +70,7 @@ class BankAgent:
   stamp_text: str
   stop_ids: tuple[int, ...]
   think_ids: tuple[int, int] | None
-  trained: tuple[str, ...]
+  trained: tuple[str, ...] = ()
   questions: int = 1
 
   shares_state = True

@@ -142,6 +142,14 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     )
   rollout, train = config.rollout, config.train
   agent = build_agent.make(config, model, tokenizer)
+  ops = (*agent.turn_ops, *agent.answer_ops)
+  shortest = min(agent.limit(op) for op in ops)
+  if rollout.overlong_buffer > shortest:
+    raise ValueError(
+      f"config.rollout.overlong_buffer={rollout.overlong_buffer} is more than "
+      f"the {shortest} tokens of the shortest response limit of "
+      f"{', '.join(ops)}"
+    )
   env = None
   if needs_data:
     env = _env(config)
@@ -170,7 +178,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
       overlong_buffer=rollout.overlong_buffer,
       shuffle_rewards=config.shuffle_rewards,
       weights=_weights(config, agent, env),
-      reranks=build_agent.trains_reranker(config),
+      reranks=build_agent.trains_reranker(agent),
     ),
     _objective(config),
     schedule,
@@ -191,7 +199,7 @@ def _trainer(
   config: ml_collections.ConfigDict, agent: agents.Agent
 ) -> reranker.Trainer | None:
   """How the reranker is trained, if there is one that is."""
-  if not build_agent.trains_reranker(config):
+  if not build_agent.trains_reranker(agent):
     return None
   if not config.agent.names_entries:
     raise ValueError(

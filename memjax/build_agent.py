@@ -50,13 +50,9 @@ def make(
   return AGENTS[name](config, model, tokenizer)
 
 
-def trains_reranker(config: ml_collections.ConfigDict) -> bool:
+def trains_reranker(agent: agents.Agent) -> bool:
   """The agent has a reranker, and it is trained."""
-  return (
-    config.agent.name != "memory"
-    and config.agent.retriever == "rerank"
-    and "rerank" in config.agent.trained
-  )
+  return hasattr(agent, "retriever") and agent.retriever.explores
 
 
 def load_others(
@@ -83,7 +79,7 @@ def load_others(
   retriever = getattr(agent, "retriever", None)
   if retriever and retriever.embedder:
     # What is trained has float32 masters.
-    tuned = trains_reranker(config) and config.reranker.tunes == "encoder"
+    tuned = retriever.explores and config.reranker.tunes == "encoder"
     dtype = jnp.float32 if tuned else config.model.dtype
     embedder = hf.load(config.agent.embedder, dtype=dtype)[1]
     if retriever.reranks:
@@ -93,23 +89,24 @@ def load_others(
   return agents.Policies(None, frozen, embedder, reranker)
 
 
-def _trained(
-  config: ml_collections.ConfigDict, ops: tuple[str, ...]
-) -> tuple[str, ...]:
-  """The agent's model calls that are trained, in its order."""
+def _with_trained(
+  config: ml_collections.ConfigDict, agent: agents.Agent
+) -> agents.Agent:
+  """The agent, with those of its model calls trained that the config names."""
   for op in config.agent.trained:
     if op not in TRAINED:
       raise ValueError(
         f"config.agent.trained: {op!r} is none of {', '.join(TRAINED)}"
       )
+  ops = (*agent.turn_ops, *agent.answer_ops)
   trained = tuple(op for op in ops if op in config.agent.trained)
-  if not trained and not trains_reranker(config):
+  if not trained and not trains_reranker(agent):
     raise ValueError(
       f"config.agent.trained={tuple(config.agent.trained)} names none of this "
       f"agent's operations, {', '.join(ops)}; 'rerank' is of "
       "config.agent.retriever='rerank'"
     )
-  return trained
+  return dataclasses.replace(agent, trained=trained)
 
 
 def _check(
@@ -131,7 +128,7 @@ def _memory(
 ) -> memory_agent.MemoryAgent:
   """MemAgent's agent."""
   agent = config.agent
-  return memory_agent.MemoryAgent(
+  found = memory_agent.MemoryAgent(
     model,
     recurrent.make_recurrent(
       tokenizer, agent.style, agent.memory_tokens, agent.thinking
@@ -140,8 +137,8 @@ def _memory(
     agent.question_tokens,
     agent.update_tokens,
     agent.answer_tokens,
-    _trained(config, ("update", "answer")),
   )
+  return _with_trained(config, found)
 
 
 def _embedder(
@@ -170,6 +167,16 @@ def _embedder(
   return embedder
 
 
+def _on_top(agent: ml_collections.ConfigDict) -> bool:
+  """Something chooses among the entries that a first search fetches."""
+  return agent.retriever in ("rerank", "select")
+
+
+def _shown(agent: ml_collections.ConfigDict) -> int:
+  """M, entries that an answer is shown."""
+  return agent.retrieved or (5 if _on_top(agent) else 60)
+
+
 def _retriever(
   config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
 ) -> retriever_lib.Retriever:
@@ -179,12 +186,13 @@ def _retriever(
     config, "agent", retriever=RETRIEVERS, first_search=retriever_lib.FIRST
   )
   _check(config, "reranker", tunes=("map", "encoder"), reading=rerank.READINGS)
-  on_top = agent.retriever in ("rerank", "select")
+  on_top, shown = _on_top(agent), _shown(agent)
   first = agent.first_search if on_top else agent.retriever
-  if on_top and agent.fetched < agent.retrieved:
+  if on_top and agent.fetched <= shown:
     raise ValueError(
-      f"config.agent.fetched={agent.fetched}: expected at least "
-      f"config.agent.retrieved={agent.retrieved}, from which it chooses"
+      f"config.agent.fetched={agent.fetched}: expected more than the "
+      f"{shown} of config.agent.retrieved, which "
+      f"config.agent.retriever={agent.retriever!r} chooses from them"
     )
   embeds = "embedding" in (first, agent.retriever) or (
     agent.retriever == "rerank"
@@ -195,10 +203,11 @@ def _retriever(
     _embedder(config, tokenizer) if embeds else None,
     tokenizer.stop_ids[0],
     agent.candidates,
-    agent.fetched if on_top else agent.retrieved,
-    agent.retrieved,
+    agent.fetched if on_top else shown,
+    shown,
     agent.retriever == "rerank",
     reranker.tau,
+    agent.retriever == "rerank" and "rerank" in agent.trained,
   )
   if found.reranks and reranker.path:  # small: refused before the first compile
     reranker_lib.load(reranker.path, found.width)
@@ -221,14 +230,14 @@ def _bank(
   select = None
   if agent.retriever == "select":
     select = select_lib.make(
-      tokenizer, agent.style, agent.fetched, agent.retrieved, agent.thinking
+      tokenizer, agent.style, agent.fetched, _shown(agent), agent.thinking
     )
   return {
     "model": model,
     "respond": answer_lib.make(
       tokenizer,
       agent.style,
-      agent.retrieved,
+      _shown(agent),
       agent.names_entries,
       agent.thinking,
     ),
@@ -249,11 +258,6 @@ def _bank(
     "think_ids": tokenizer.think_ids,
     "questions": agent.questions,
   }
-
-
-def _answer_ops(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  selects = config.agent.retriever == "select"
-  return ("select", "answer") if selects else ("answer",)
 
 
 def _memory_r1(
@@ -280,9 +284,7 @@ def _memory_r1(
       "keep the budget)"
     )
   shared = _bank(config, model, tokenizer)
-  calls = (("extract", agent.extractor), ("update", agent.updater))
-  ops = tuple(op for op, by in calls if by == "policy")
-  return memory_r1.MemoryR1Agent(
+  found = memory_r1.MemoryR1Agent(
     **shared,
     extract=extract_lib.make(
       tokenizer, agent.style, agent.facts, agent.entry_tokens, agent.thinking
@@ -297,8 +299,8 @@ def _memory_r1(
     ),
     extractor=agent.extractor,
     updater=agent.updater,
-    trained=_trained(config, (*ops, *_answer_ops(config))),
   )
+  return _with_trained(config, found)
 
 
 def _memory_rmm(
@@ -309,7 +311,7 @@ def _memory_rmm(
   """RMM's agent; with retriever='rerank' both of its reflections."""
   agent = config.agent
   shared = _bank(config, model, tokenizer)
-  return memory_rmm.MemoryRMMAgent(
+  found = memory_rmm.MemoryRMMAgent(
     **shared,
     turn_tokens=agent.kept_tokens,
     topics=topics_lib.make(
@@ -322,8 +324,8 @@ def _memory_rmm(
       agent.entry_tokens,
       agent.thinking,
     ),
-    trained=_trained(config, ("extract", "update", *_answer_ops(config))),
   )
+  return _with_trained(config, found)
 
 
 # Paradigms: from a config, the model's shape and the tokenizer to the agent.

@@ -59,7 +59,8 @@ def run(
   """Trains what is not trained yet; writes and prints workdir/compare.json.
 
   Raises:
-    ValueError: a config that cannot be; runs with other questions.
+    ValueError: a config that cannot be; a folder of workdir is that of a run
+      with other settings; runs with other questions.
   """
   workdir = pathlib.Path(workdir)
   # All are checked before the first is trained.
@@ -67,8 +68,8 @@ def run(
   for one in runs.values():
     build.make(one)
   for (name, seed), one in runs.items():
-    folder = workdir / name / f"seed{seed}"
-    if not (folder / "summary.json").exists():
+    folder = build.claim(workdir / name / f"seed{seed}", one)
+    if not _finished(folder, one.train.steps):
       train.train(build.make(one), folder)
   found = summarize(
     {(name, seed): workdir / name / f"seed{seed}" for name, seed in runs}
@@ -76,6 +77,11 @@ def run(
   build.write_json(workdir / "compare.json", found)
   print_table(found)
   return found
+
+
+def _finished(folder: pathlib.Path, steps: int) -> bool:
+  path = folder / "summary.json"
+  return path.exists() and json.loads(path.read_text())["steps"] >= steps
 
 
 def summarize(

@@ -69,8 +69,10 @@ def default() -> ml_collections.ConfigDict:
         "facts": 8,  # of a chunk, at most
         "ops": 8,  # of a chunk, at most
         "candidates": 10,  # entries that an update is shown
-        "retrieved": 60,  # entries that an answer is shown
-        "fetched": 60,  # entries that rerank and select choose from
+        # Entries that an answer is shown; 0: 60 as in Memory-R1, and 5 as in
+        # RMM where rerank or select choose them from what is fetched.
+        "retrieved": 0,
+        "fetched": 20,  # entries that rerank and select choose from
         "extract_tokens": 512,  # written per chunk
         "select_tokens": 128,  # written by retriever="select"
         # memory_r1 alone.
@@ -174,7 +176,7 @@ _AT_LEAST = (
   ("agent.facts", 1),
   ("agent.ops", 1),
   ("agent.candidates", 1),
-  ("agent.retrieved", 1),
+  ("agent.retrieved", 0),
   ("agent.fetched", 1),
   ("agent.select_tokens", 1),
   ("agent.turns", 1),
@@ -234,17 +236,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ValueError(
         f"config.{key}={_get(config, key)}: expected more than 0"
       )
-  rollout, train, agent = config.rollout, config.train, config.agent
+  rollout, train = config.rollout, config.train
   if rollout.questions % rollout.wave_questions:
     raise ValueError(
       f"config.rollout.questions={rollout.questions} is not a multiple of "
       f"config.rollout.wave_questions={rollout.wave_questions}"
-    )
-  shortest = min(agent.update_tokens, agent.answer_tokens)
-  if rollout.overlong_buffer > shortest:
-    raise ValueError(
-      f"config.rollout.overlong_buffer={rollout.overlong_buffer} is more than "
-      f"the {shortest} tokens of the shorter response limit"
     )
   rows = rollout.questions * rollout.group_size
   if train.minibatches > rows:

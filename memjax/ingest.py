@@ -71,8 +71,10 @@ def _encoder(run: build.Run) -> minilm.Encoder | None:
     return None
   if run.agent.retriever.embedder:
     raise ValueError(
-      f"config.agent.encoder={path} and config.agent.retriever='embedding' "
-      "would both embed the entries: choose one of them"
+      f"config.agent.encoder={path} and config.agent.embedder="
+      f"{run.config.agent.embedder} of config.agent.retriever="
+      f"{run.config.agent.retriever!r} would both embed the entries: choose "
+      "one of them"
     )
   return minilm.load(path)
 
@@ -92,10 +94,17 @@ def _embed(
   return [dataclasses.replace(e, embedding=known[e.id, e.text]) for e in after]
 
 
-def _meta(run: build.Run) -> dict[str, Any]:
+def _meta(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   """What must not change while a bank lives."""
   pieces = json.dumps(run.tokenizer.pieces).encode()
-  return {
+  trained = {}
+  if run.trainer and run.trainer.tunes == "encoder":
+    # Each checkpoint embeds otherwise.
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(policies.embedder):
+      digest.update(np.asarray(leaf).tobytes())
+    trained["trained_embedder"] = digest.hexdigest()
+  return trained | {
     "tokenizer": hashlib.sha256(pieces).hexdigest(),
     "entries": run.agent.entries,
     "entry_tokens": run.agent.entry_tokens,
@@ -185,7 +194,7 @@ def ingest(
   name = pathlib.Path(conversation).stem
   count = 0
   with store.writer(timeout_s):
-    store.claim(_meta(run))
+    store.claim(_meta(run, policies))
     known = {
       row["session"]: row["digest"]
       for _, row in store.log()
@@ -239,8 +248,8 @@ def _read_session(
       policies, agent, bank, turn, key_B, temperature
     )
     for segment in segments.values():
-      calls["calls"] += int(segment.active[0])
-      calls["malformed"] += int(segment.malformed[0])
+      calls["calls"] += int(segment.active.sum())
+      calls["malformed"] += int(segment.malformed.sum())
   return bank, calls
 
 
@@ -300,7 +309,7 @@ def ask(
   store = open_store(path)
   store_lib.check_meta(
     {k: json.dumps(v, sort_keys=True) for k, v in store.describe().items()},
-    _meta(run),
+    _meta(run, policies),
     path,
   )
   entries, agent = store.entries(), dataclasses.replace(run.agent, questions=1)
@@ -308,7 +317,7 @@ def ask(
   if encoder is not None and entries:
     # The store has the search; the agent is shown what it found, in that order.
     vector = minilm.encode(encoder, [question])[0]
-    ids, _ = store.search(vector, agent.retriever.retrieved)
+    ids, _ = store.search(vector, agent.retriever.fetched)
     by_id = {entry.id: entry for entry in entries}
     entries = [by_id[i] for i in ids.tolist()]
     given = dataclasses.replace(agent.retriever, first="given", reranks=False)

@@ -51,10 +51,12 @@ class MemoryRMMAgent(bank_agent.BankAgent):
     temperature: jax.Array | float,
   ) -> tuple[bank_lib.Bank, dict[str, agents.Segment]]:
     """Reflects on a session: one topic after the other changes the bank."""
-    turns = topics_lib.split(self.topics, turn.chunk)
+    turns, lost = topics_lib.split(self.topics, turn.chunk)
     notes, extract = self._extract(policies, turns, turn, key_B, temperature)
     B, F = turns.length.shape[0], self.topics.topics
     S = notes.malformed.shape[0] // B
+    lost = {name: jnp.tile(count, S) for name, count in lost.items()}
+    extract = dataclasses.replace(extract, counts=extract.counts | lost)
 
     def step(bank, number):
       """Topic `number` of all, speaker by speaker."""

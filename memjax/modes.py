@@ -173,6 +173,10 @@ def export(
     hf.save(embedder, run.trainer.retriever.embedder, policies.embedder)
     run.tokenizer.save(embedder)
   print(f"{source} is now in {out}")
+  if run.trainer:
+    key = "reranker.path" if run.trainer.tunes == "map" else "agent.embedder"
+    place = out if run.trainer.tunes == "map" else embedder
+    print(f"what finds entries: --config.{key}={place}")
 
 
 def sft(run: build.Run, out: str | None) -> None:

@@ -7,6 +7,7 @@ answer, memories = reader.read(text, question)
 import dataclasses
 import functools
 import os
+import pathlib
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from memjax import agents
 from memjax import build_agent
 from memjax import config as config_lib
 from memjax import hf
+from memjax import reranker as reranker_lib
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
@@ -93,6 +95,7 @@ def load(
   path: str | os.PathLike,
   agent: str = "memory",
   *,
+  reranker: str | os.PathLike = "",
   dtype: str = "bfloat16",
   temperature: float = 0.0,
   **settings: Any,
@@ -102,6 +105,8 @@ def load(
   Args:
     path: of the model.
     agent: key of build_agent.AGENTS.
+    reranker: directory with a trained map, for retriever="rerank"; without, the
+      one that --mode=export wrote into `path`, or else zeros.
     dtype: of parameters and products.
     temperature: of sampling.
     **settings: keys of config.agent; the defaults are those of the papers.
@@ -113,6 +118,9 @@ def load(
   config = config_lib.default()
   config.model.update(path=str(path), dtype=dtype)
   config.agent.name = agent
+  if not reranker and (pathlib.Path(path) / reranker_lib.FILE).exists():
+    reranker = path
+  config.reranker.path = str(reranker)
   for key, value in settings.items():
     if key not in config.agent:
       raise ValueError(

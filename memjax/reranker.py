@@ -245,7 +245,7 @@ def update(
 
   Args:
     state: donated.
-    policies: those that the choices were made under.
+    policies: the parameters that are not trained here.
     waves: of an iteration.
     trainer: how.
 

@@ -58,6 +58,8 @@ class Retriever:
     retrieved: M, the most entries that an answer is shown; K without reranker.
     reranks: embeddings are mapped and entries drawn by the new scores.
     tau: temperature of that draw.
+    explores: the reranker is trained: at a temperature above 0 it draws. A
+      frozen one always shows the best.
   """
 
   first: str
@@ -69,6 +71,7 @@ class Retriever:
   retrieved: int
   reranks: bool = False
   tau: float = 0.5
+  explores: bool = False
 
   @property
   def width(self) -> int:
@@ -154,8 +157,8 @@ class Retriever:
   ) -> tuple[jax.Array, Choice | None]:
     """Slots of the entries for an answer, best first, and how they were chosen.
 
-    Without a reranker the K that were fetched. A reranker shows M of them; at
-    temperature 0 the best, otherwise a draw (`rerank.pick`).
+    Without a reranker the K that were fetched. A reranker shows M of them: the
+    best, or while it is trained, above temperature 0, a draw (`rerank.pick`).
     """
     slot_NK, score_NE = self.fetch(policies, bank, query)
     if not self.reranks:
@@ -167,9 +170,10 @@ class Retriever:
     plain_NK = None
     if self.first == "embedding":  # so that zero weights keep its ranking
       plain_NK = jnp.take_along_axis(score_NE, slot, axis=1)
-    warm = jnp.asarray(temperature) > 0
-    noise_NK = rerank.gumbel(key_N, slot.shape[1])
-    noise_NK = jnp.where(warm, noise_NK, 0.0)
+    noise_NK = jnp.zeros(slot.shape, jnp.float32)
+    if self.explores:
+      drawn_NK = rerank.gumbel(key_N, slot.shape[1])
+      noise_NK = jnp.where(jnp.asarray(temperature) > 0, drawn_NK, noise_NK)
     picked_NM = rerank.pick(
       rerank.scores(policies.reranker, query_ND, memory_NKD, plain_NK),
       there_NK,

@@ -1,12 +1,17 @@
 import io
 import json
+import pathlib
+import runpy
 
 import numpy as np
 import pytest
 import rich.console
 
+from memjax import build
 from memjax import compare
 from memjax import scores
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -91,6 +96,41 @@ def test_arms_are_trained_once_and_compared_in_pairs(small, tmp_path):
   path.write_text(json.dumps(summary))
   with pytest.raises(ValueError, match="seed 4: .*different questions"):
     compare.run(small, tmp_path)
+
+
+def test_a_folder_of_other_settings_is_refused(small, tmp_path):
+  small.arms, small.seeds = (("plain", ()),), (3,)
+  small.train.steps = 1
+  one = compare.run(small, tmp_path)
+  small.train.steps = 2  # goes on
+  assert compare.run(small, tmp_path) != one
+  small.train.learning_rate = 1e-3
+  with pytest.raises(
+    ValueError, match="plain/seed3 belongs to .*learning_rate"
+  ):
+    compare.run(small, tmp_path)
+
+
+_SHIPPED = ("memory_rmm_tiny.py", "compare_tiny.py")
+
+
+@pytest.mark.parametrize("name", _SHIPPED)
+def test_shipped_arms_are_given_the_same(name):
+  """Tasks, what answers are shown, and tokens written."""
+  make = runpy.run_path(str(_ROOT / "configs" / name))["get_config"]
+  config = make("all") if name == "memory_rmm_tiny.py" else make()
+  runs = [
+    build.make(one, needs_data=False) for _, _, one in compare.arms(config)
+  ]
+  assert len({run.agent.budget[1] for run in runs}) == 1
+  banks = {run.agent.budget for run in runs if hasattr(run.agent, "entries")}
+  assert len(banks) == 1
+  for run in runs:
+    assert run.config.data.to_dict() == config.data.to_dict()
+    assert run.config.reward.to_dict() == config.reward.to_dict()
+    assert run.config.train.to_dict() == config.train.to_dict()
+    asked = run.config.rollout.questions * run.config.agent.questions
+    assert asked * run.config.rollout.group_size == 768
 
 
 def test_paired_differences():

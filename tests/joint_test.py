@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
+import memjax
 from memjax import build
 from memjax import checkpoint
 from memjax import hf
@@ -128,6 +129,9 @@ def test_an_exported_map_is_read_back(joint, tmp_path):
     policies = again.policies(again.load_params())
     assert not any(_moved(policies.reranker, state.reranker.params))
     assert not any(_moved(policies.policy, state.params))
+  settings = {"retriever": "rerank", "embedder": config.agent.embedder}
+  reader = memjax.load(out, "memory_r1", style="words", **settings)
+  assert not any(_moved(reader.policies.reranker, state.reranker.params))
   config.agent.trained = ("answer", "rerank")
   start = build.make(config).init_state(state.params)
   assert not any(_moved(start.reranker.params, state.reranker.params))

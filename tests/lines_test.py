@@ -4,13 +4,13 @@ import collections
 import functools
 
 import jax
+import lines_host
 import numpy as np
 import pytest
 
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.memory import lines
-from memjax.memory import lines_host
 
 _T, _N, _K = 32, 4, 12
 

@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import lines_host
 import numpy as np
 import pytest
 
@@ -26,7 +27,6 @@ from memjax.memory import answer as answer_lib
 from memjax.memory import bank as bank_lib
 from memjax.memory import extract as extract_lib
 from memjax.memory import lines
-from memjax.memory import lines_host
 from memjax.memory import retrieve
 from memjax.memory import update as update_lib
 

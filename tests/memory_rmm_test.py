@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import lines_host
 import memory_r1_test as r1
 import numpy as np
 import pytest
@@ -22,7 +23,6 @@ from memjax.envs import demos
 from memjax.envs import homes
 from memjax.memory import answer as answer_lib
 from memjax.memory import lines
-from memjax.memory import lines_host
 from memjax.memory import retrieve
 from memjax.memory import topics as topics_lib
 

@@ -35,7 +35,9 @@ _PLAIN = retriever_lib.Retriever(
   fetched=_K,
   retrieved=_K,
 )
-_RERANKS = dataclasses.replace(_PLAIN, retrieved=_M, reranks=True, tau=0.1)
+_RERANKS = dataclasses.replace(
+  _PLAIN, retrieved=_M, reranks=True, tau=0.1, explores=True
+)
 
 
 @functools.partial(jax.jit, static_argnames="retriever")
@@ -254,6 +256,30 @@ def test_with_a_temperature_it_draws():
     # Within 5 sigma each; of one tau the other's counts are not.
     sigma = (len(first) * p * (1 - p)) ** 0.5
     assert (np.abs(count - len(first) * p) < 5 * sigma).all()
+
+
+def test_a_frozen_reranker_shows_the_best_at_any_temperature():
+  bank, query = _alike(np.random.default_rng(0))
+  frozen = dataclasses.replace(_RERANKS, explores=False)
+  args = _policies(1), bank, query, _keys()
+  cold, _ = _relevant(*args, 0.0, frozen)
+  warm, choice = _relevant(*args, 1.0, frozen)
+  np.testing.assert_array_equal(cold, warm)
+  assert not np.asarray(choice.draw.noise).any()
+
+
+def test_its_noise_is_that_of_no_token():
+  """Of the answer and of select, whose keys come from the same row key."""
+  K, tokens = 20, 40
+  row = jax.random.split(jax.random.key(3), 4)
+  drawn = np.asarray(rerank.gumbel(agents.answer_keys(row, 2), K))
+  for call in (0, 1, 2):
+    keys = agents.answer_keys(row, call)
+    # The first token of call 2 is what it takes; nothing else has that call.
+    for step in range(call == 2, tokens):
+      fold = jax.vmap(lambda key, step=step: jax.random.fold_in(key, step))
+      token = jax.vmap(lambda key: jax.random.gumbel(key, (K,)))(fold(keys))
+      assert (np.asarray(token) != drawn).mean() > 0.9
 
 
 def test_a_row_draws_the_same_in_any_batch():

@@ -305,7 +305,9 @@ def _turns(language, text) -> list[str]:
   if language[0] == "words":
     text = text.replace("\n", " <nl> ")
   chunk = token_lib.from_lists([language[1].encode(text)], _T, pad_id=5)
-  found = _split(language[2], chunk)
+  found, lost = _split(language[2], chunk)
+  lines = [x for x in text.replace(" <nl> ", "\n").split("\n") if x.strip()]
+  assert int(lost["turns_left_out"][0]) == max(len(lines) - _P, 0)
   assert found.ids.shape == (1, _P, _L[language[0]])
   return [x.strip() for x in _texts(language, found)]
 

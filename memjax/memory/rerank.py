@@ -96,8 +96,13 @@ def scores(
 
 
 def gumbel(key_N: jax.Array, K: int) -> jax.Array:
-  """Standard Gumbel noise, float32 [N, K]; row n's comes from key n alone."""
-  return jax.vmap(lambda key: jax.random.gumbel(key, (K,), jnp.float32))(key_N)
+  """Standard Gumbel noise, float32 [N, K]; row n's comes from key n alone.
+
+  The key is folded once more, as that of a call's first token is: keys of calls
+  themselves are those of another call's tokens, and would give their noise.
+  """
+  one = lambda key: jax.random.gumbel(jax.random.fold_in(key, 0), (K,))
+  return jax.vmap(one)(key_N)
 
 
 def pick(

@@ -97,17 +97,27 @@ def make(
   )
 
 
-def split(op: Topics, chunk: token_lib.Tokens) -> token_lib.Tokens:
-  """The turns of a session: ids [B, P, L] and length [B, P].
+def split(
+  op: Topics, chunk: token_lib.Tokens
+) -> tuple[token_lib.Tokens, dict[str, jax.Array]]:
+  """The turns of a session.
 
   A line is a turn; what is longer than L is cut, what follows the P-th turn is
   left out.
+
+  Returns:
+    (ids [B, P, L] and length [B, P], int [B] of turns that were cut and left
+    out, by name).
   """
   closed = jnp.zeros(chunk.length.shape, bool)
   # Whatever its words: a turn that says NONE is one.
   spans = grammar_lib.find_lines(op.listing.grammar, chunk, closed, op.turns)
   stop = jnp.where(spans.there, spans.end, spans.begin)
-  return listing_lib.cut(chunk, spans.begin, stop, op.turn_tokens)[0]
+  turns, cut = listing_lib.cut(chunk, spans.begin, stop, op.turn_tokens)
+  return turns, {
+    "turns_cut": (cut & spans.there).sum(1),
+    "turns_left_out": spans.extra,
+  }
 
 
 def build_notes(
