@@ -94,7 +94,7 @@ def get_config() -> ml_collections.ConfigDict:
     old_logp="sampler",
   )
   config.train.update(
-    steps=20,
+    steps=10,
     minibatches=2,
     micro_batch=160,
     learning_rate=4e-4,

@@ -62,7 +62,7 @@ def answer(
     judge: says of each session which changes were right.
 
   Raises:
-    ValueError: there is no example, or a given memory does not fit.
+    ValueError: there is no example.
   """
   if not examples:
     raise ValueError("there is no example to evaluate on")
@@ -346,8 +346,9 @@ def controls(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
   """Accuracy with other memories than the agent's own.
 
-  "empty_memory" holds nothing. "oracle" holds what is enough, and is left out
-  where examples do not know it. An environment can name further ones, of simple
+  "empty_memory" holds nothing. "oracle" holds what is enough, even where that is
+  longer than the agent's own memory, and is left out where examples do not know
+  it. An environment can name further ones, of simple
   rules at the agent's budget, for agents that have one.
 
   Returns:

@@ -125,11 +125,12 @@ class MemoryAgent:
   ) -> token_lib.Tokens:
     """Memories that hold these texts, one behind the other.
 
-    Raises:
-      ValueError: they do not fit.
+    Longer ones than the memory are held whole, as an oracle may be.
     """
     joined = [[i for text in row for i in text] for row in texts]
-    return token_lib.from_lists(joined, self.op.capacity)
+    longest = max(map(len, joined), default=0)
+    room = max(-(-longest // self.op.capacity), 1) * self.op.capacity
+    return token_lib.from_lists(joined, room)
 
   def shown(self, state: token_lib.Tokens, row: int) -> list[list[int]]:
     """The memory of a row, as one text; none where it is empty."""

@@ -92,13 +92,15 @@ def test_given_memories_are_answered_from(policies, agent, tokenizer, examples):
   )
 
 
-def test_a_memory_that_does_not_fit_is_refused(
+def test_a_longer_memory_than_the_agents_is_held_whole(
   policies, agent, tokenizer, examples
 ):
-  with pytest.raises(ValueError, match="4 tokens, more than the capacity 3"):
-    _answer(
-      policies, agent, tokenizer, examples[:1], memories=[("the of", "and to")]
-    )
+  """An oracle needs what it needs; whatever the memory's room."""
+  told = ("the of", "and to", "kim=oslo")  # 5 tokens, where there is room for 3
+  got = _answer(policies, agent, tokenizer, examples[:1], memories=[told])
+  assert got.finals == [["the of and to kim=oslo"]]
+  cut = _answer(policies, agent, tokenizer, examples[:1], memories=[told[:1]])
+  assert cut.finals == [["the of"]]
 
 
 def test_nothing_to_evaluate_is_refused(policies, agent, tokenizer):
