@@ -97,7 +97,7 @@ def get_config(arm: str = "rmm") -> ml_collections.ConfigDict:
     tunes="encoder" if arm == "encoder" else "map",
     # Where the policy writes what is reranked, draws that often miss teach it
     # to write everything twice.
-    tau=0.02 if topics else 0.1,
+    tau=0.02 if arm == "rmm" else 0.1,
     mean_baseline=True,
     learning_rate=1e-3 if arm == "encoder" else 3e-3,
     micro_batch=768,

@@ -346,9 +346,9 @@ def controls(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
   """Accuracy with other memories than the agent's own.
 
-  "empty_memory" holds nothing. "oracle" holds what is enough, even where that is
-  longer than the agent's own memory, and is left out where examples do not know
-  it. An environment can name further ones, of simple
+  "empty_memory" holds nothing. "oracle" holds what is enough, even where that
+  is longer than the agent's own memory, and is left out where examples do not
+  know it. An environment can name further ones, of simple
   rules at the agent's budget, for agents that have one.
 
   Returns:
