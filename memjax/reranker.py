@@ -146,7 +146,9 @@ def choices(
   Args:
     answer: of N = W * G * q questions.
     shape: (W contexts, G rollouts of each, q questions of each).
-    shuffle: permutes rewards among the rollouts of a group: a control.
+    shuffle: permutes rewards among the rollouts of a group, and in each row
+      among what was shown: a control. The rollouts of a question are shown much
+      the same, so that the first alone would leave most of the signal.
   """
   picked = answer.choice.draw.picked
   reward = np.asarray(rerank.rewards(answer.used, picked))
@@ -155,6 +157,9 @@ def choices(
     row = np.arange(reward.shape[0]).reshape(shape)
     row = shuffle.permuted(row, axis=1).reshape(-1)
     reward, weight = reward[row], weight[row]
+    there = np.asarray(picked)[row] >= 0
+    order = np.argsort(shuffle.random(reward.shape) + ~there, axis=1)
+    reward = np.take_along_axis(reward, order, axis=1)
   return Choices(answer.choice, reward, weight)
 
 

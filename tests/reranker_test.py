@@ -181,27 +181,47 @@ def test_cited_is_right_and_the_rest_wrong():
 
 
 def test_shuffled_rewards_stay_with_their_question():
-  W, G, q = 3, 5, 2
+  """How many were used, and whether it counts; not which, nor by whom."""
+  W, G, q, M = 3, 5, 2, 5
   N = W * G * q
-  draw = rerank.Draw(None, None, None, None, np.tile(np.arange(4), (N, 1)))
-  # A pattern of what was used, of its own for each context and question.
   w, g, i = np.unravel_index(np.arange(N), (W, G, q))
-  number = g + 5 * (w * q + i)  # below 32
-  used = (number[:, None] >> np.arange(5)) & 1 > 0
-  draw = dataclasses.replace(draw, picked=np.tile(np.arange(5), (N, 1)))
-  segment = _segment(retriever_lib.Choice(draw, None, None), used, g == 2)
-  rng = np.random.default_rng(0)
-  found = reranker.choices(segment, (W, G, q), rng)
-  again = ((found.reward > 0) << np.arange(5)).sum(1)
+  count = (g + w + 2 * i) % (M + 1)
+  picked = np.tile(np.arange(M), (N, 1))
+  draw = rerank.Draw(None, None, None, None, picked)
+  choice = retriever_lib.Choice(draw, None, None)
+  segment = _segment(choice, np.arange(M) < count[:, None], g == 2)
+  found = reranker.choices(segment, (W, G, q), np.random.default_rng(0))
+  again = (found.reward > 0).sum(1)
+  assert ((found.reward == 1) | (found.reward == -1)).all()
   pairs = lambda x, y: {
     key: sorted(zip(x[rows], y[rows]))
     for key in np.ndindex(W, q)
     if (rows := (w == key[0]) & (i == key[1])).any()
   }
-  assert (again != number).mean() > 0.5
-  assert pairs(again, ~found.weight) == pairs(number, g == 2)
-  orders = again.reshape(W, G, q) % 5
+  assert (again != count).mean() > 0.5
+  assert pairs(again, ~found.weight) == pairs(count, g == 2)
+  # Of each question another order, and all places alike.
+  orders = (again - w - 2 * i).reshape(W, G, q) % (M + 1)
   assert (orders[:, :, 0] != orders[:, :, 1]).any()
+  cited = [
+    (reranker.choices(segment, (W, G, q), np.random.default_rng(s)).reward > 0)
+    for s in range(40)
+  ]
+  share = np.concatenate(cited).mean(0)
+  assert np.abs(share - share.mean()).max() < 0.1  # 1,200 rows: 5 sigma are .07
+
+
+def test_shuffled_rewards_stay_where_something_was_shown():
+  picked = np.tile(np.array([3, 1, -1, -1]), (8, 1))
+  draw = rerank.Draw(None, None, None, None, picked)
+  segment = _segment(
+    retriever_lib.Choice(draw, None, None),
+    np.tile([True, False, False, False], (8, 1)),
+    np.zeros(8, bool),
+  )
+  reward = reranker.choices(segment, (1, 8, 1), np.random.default_rng(1)).reward
+  assert not reward[:, 2:].any() and (reward[:, :2].sum(1) == 0).all()
+  assert len(np.unique(reward, axis=0)) == 2
 
 
 # The update.
