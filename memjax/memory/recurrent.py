@@ -77,7 +77,7 @@ def init_memory(op: Recurrent, batch: int) -> token_lib.Tokens:
 def _shown(op: Recurrent, memory: token_lib.Tokens) -> token_lib.Tokens:
   """The memory as prompts show it: words in place of nothing."""
   none = token_lib.constant(op.empty_memory, memory.length.shape[0])
-  room = max(op.capacity, none.capacity)
+  room = max(memory.capacity, none.capacity)
   pad = lambda x: token_lib.Tokens(
     jnp.pad(x.ids, ((0, 0), (0, room - x.capacity))), x.length
   )
