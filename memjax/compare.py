@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import rich.box
@@ -71,6 +72,9 @@ def run(
     folder = build.claim(workdir / name / f"seed{seed}", one)
     if not _finished(folder, one.train.steps):
       train.train(build.make(one), folder)
+      # Programs map memory, of which Linux allows 65,530 maps a process: those
+      # of eleven arms came to that.
+      jax.clear_caches()
   found = summarize(
     {(name, seed): workdir / name / f"seed{seed}" for name, seed in runs}
   )
