@@ -5,8 +5,8 @@
 MemAgent's recurrent memory, Memory-R1's bank and RMM's topics start from one
 base, are asked the same questions, are rewarded by the same answers and show
 them eight tokens of memory; each bank agent is trained with each retriever. A
-run that was stopped goes on. Figures, with time and machine:
-experiments/03_rmm/README.md.
+run that was stopped goes on. Eleven arms take 40 minutes on two busy cores;
+figures: experiments/03_rmm/README.md.
 """
 
 import ml_collections
