@@ -146,16 +146,19 @@ def choices(
   Args:
     answer: of N = W * G * q questions.
     shape: (W contexts, G rollouts of each, q questions of each).
-    shuffle: permutes rewards among the rollouts of a group, and in each row
-      among what was shown: a control. The rollouts of a question are shown much
-      the same, so that the first alone would leave most of the signal.
+    shuffle: gives each rollout the rewards of another one of its group, in
+      another order: a control. Nobody keeps his own, as Adam learns from an
+      eighth of a signal too; rollouts of a question are shown much the same.
   """
   picked = answer.choice.draw.picked
   reward = np.asarray(rerank.rewards(answer.used, picked))
   weight = ~np.asarray(answer.malformed)
   if shuffle is not None:
     row = np.arange(reward.shape[0]).reshape(shape)
-    row = shuffle.permuted(row, axis=1).reshape(-1)
+    contexts, rollouts, questions = shape
+    shift = shuffle.integers(1, rollouts, (contexts, 1, questions))
+    other = (np.arange(rollouts)[:, None] + shift) % rollouts
+    row = np.take_along_axis(row, other, axis=1).reshape(-1)
     reward, weight = reward[row], weight[row]
     there = np.asarray(picked)[row] >= 0
     order = np.argsort(shuffle.random(reward.shape) + ~there, axis=1)

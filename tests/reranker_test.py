@@ -38,6 +38,7 @@ _RETRIEVER = retriever_lib.Retriever(
   fetched=_K,
   retrieved=_M,
   reranks=True,
+  explores=True,
   tau=_TAU,
 )
 _TRAINER = reranker.Trainer(
