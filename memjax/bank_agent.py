@@ -10,6 +10,7 @@ Dimension key: B banks, N questions, E entries, K fetched, M shown.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,26 @@ class BankAgent:
       "select": self.select_tokens,
       "answer": self.answer_tokens,
     }[op]
+
+  def holding(self, tokens: int) -> Self:
+    """The agent with one entry of so many tokens, shown: for controls."""
+    retriever = dataclasses.replace(
+      self.retriever,
+      first="given",
+      embedder=None,
+      fetched=1,
+      retrieved=1,
+      reranks=False,
+    )
+    return dataclasses.replace(
+      self,
+      retriever=retriever,
+      select=None,
+      entries=1,
+      text_tokens=tokens,
+      turn_tokens=0,
+      stamp_tokens=0,
+    )
 
   def _empty(self, batch: int, entries: int, tokens: int) -> bank_lib.Bank:
     return bank_lib.init(

@@ -6,6 +6,14 @@ locked: an unknown one is refused when the command line is read.
 
 import ml_collections
 
+CONTROLS = (
+  "empty_memory",
+  "oracle",
+  "last_window",
+  "bm25_chunks",
+  "full_context",
+)
+
 
 def default() -> ml_collections.ConfigDict:
   """All keys; the numbers are those of MemAgent (2507.02259) where it has any.
@@ -148,6 +156,9 @@ def default() -> ml_collections.ConfigDict:
         "batch_size": 32,
         "samples": 1,  # answers per question at temperature; 0: greedy alone
         "traces": 3,  # rollouts shown in the report
+        # Other memories than the agent's own, see memjax/controls.py.
+        "controls": CONTROLS,
+        "full_tokens": 4096,  # longer texts have no full_context
       },
       "checkpoint": {"every": 10},  # iterations
       "sft": {  # --mode=sft, a supervised warm start
@@ -199,6 +210,7 @@ _AT_LEAST = (
   ("eval.batch_size", 1),
   ("eval.samples", 0),
   ("eval.traces", 0),
+  ("eval.full_tokens", 0),
   ("checkpoint.every", 1),
   ("sft.steps", 1),
   ("sft.batch_size", 1),
@@ -258,6 +270,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key, (value, valid) in choices.items():
     if value not in valid:
       raise ValueError(f"{key}={value!r}: choose one of {', '.join(valid)}")
+  for name in config.eval.controls:
+    if name not in CONTROLS:
+      raise ValueError(
+        f"config.eval.controls: {name!r} is none of {', '.join(CONTROLS)}"
+      )
 
 
 def _check_keys(config, known, path: str) -> None:

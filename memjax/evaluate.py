@@ -38,7 +38,7 @@ def answer(
   batch_size: int,
   temperature: float = 0.0,
   samples: int = 1,
-  memories: Sequence[Sequence[str]] | None = None,
+  memories: Sequence[Sequence[Sequence[int]]] | None = None,
   traces: int = 0,
   judge: Judge | None = None,
 ) -> scores.Answers:
@@ -56,7 +56,8 @@ def answer(
     batch_size: B; the last batch is filled up with idle rows.
     temperature: 0 is greedy.
     samples: K answers to each example.
-    memories: instead of reading, answer from N states that hold these texts.
+    memories: instead of reading, answer from N states that hold these texts,
+      each as ids.
     traces: record the turns of the first sample of so many first examples; of
       those that share a reading, of the first.
     judge: says of each session which changes were right.
@@ -87,8 +88,7 @@ def answer(
     else:
       given = [memories[unit.members[0]] for unit in units]
       given += [given[-1]] * (batch_size - len(units))
-      ids = [tokenizer.encode_batch(list(x)) for x in given]
-      state = agent.given(policies, ids)
+      state = agent.given(policies, given)
     for b, unit in enumerate(units):
       if not unit.sample:
         held = [tokenizer.decode(ids) for ids in agent.shown(state, b)]
@@ -285,12 +285,12 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   cells, by_question, hashes, recall = {}, {}, {}, {}
   parts, health, traces = {}, {}, []
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
-    greedy = _ask(
+    greedy = ask(
       run, policies, examples, traces=0 if number else run.config.eval.traces
     )
     sampled = None
     if samples := run.config.eval.samples:
-      sampled = _ask(
+      sampled = ask(
         run,
         policies,
         examples,
@@ -337,55 +337,23 @@ def quick(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   """Greedy accuracy on a part of the first held-out set: {name: cell}."""
   name = first_set(run)
   examples = run.env.eval_sets()[name][: run.config.eval.examples]
-  answers = _ask(run, policies, examples)
+  answers = ask(run, policies, examples)
   return {name: scores.interval(answers.scores(run.env.metric)[:, 0])}
 
 
-def controls(
-  run: build.Run, policies: agents.Policies
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-  """Accuracy with other memories than the agent's own.
-
-  "empty_memory" holds nothing. "oracle" holds what is enough, even where that
-  is longer than the agent's own memory, and is left out where examples do not
-  know it. An environment can name further ones, of simple
-  rules at the agent's budget, for agents that have one.
-
-  Returns:
-    ({control: {set: cell}}, {control: breakdown of the first set}).
-  """
-  found: dict[str, dict[str, Any]] = {}
-  parts: dict[str, dict[str, Any]] = {}
-  for name, examples in run.env.eval_sets().items():
-    memories = {"empty_memory": [()] * len(examples)}
-    if all("oracle" in example.meta for example in examples):
-      memories["oracle"] = [example.meta["oracle"] for example in examples]
-    if hasattr(run.env, "banks") and hasattr(run.agent, "entries"):
-      for example in examples:
-        banks = run.env.banks(
-          example, run.agent.entries, run.agent.entry_tokens
-        )
-        for rule, texts in banks.items():
-          memories.setdefault(rule, []).append(texts)
-    for control, given in memories.items():
-      answers = _ask(run, policies, examples, memories=given)
-      score_N = answers.scores(run.env.metric)[:, 0]
-      found.setdefault(control, {})[name] = scores.interval(score_N)
-      if name == first_set(run):
-        parts[control] = scores.breakdown(answers, run.env.label)
-  return found, parts
-
-
-def _ask(run: build.Run, policies, examples, **kwargs) -> scores.Answers:
-  """`answer` with a run's settings."""
-  return answer(
-    policies,
-    run.agent,
-    run.tokenizer,
-    examples,
+def ask(
+  run: build.Run,
+  policies: agents.Policies,
+  examples: Sequence[example_lib.Example],
+  **changes: Any,
+) -> scores.Answers:
+  """`answer` with a run's settings, but for `changes`."""
+  settings = {
     # Not the key of training: the same questions, whatever was trained.
-    key=jax.random.key(run.config.seed + 1),
-    batch_size=run.config.eval.batch_size,
-    judge=getattr(run.env, "judge", None),
-    **kwargs,
+    "key": jax.random.key(run.config.seed + 1),
+    "batch_size": run.config.eval.batch_size,
+    "judge": getattr(run.env, "judge", None),
+  }
+  return answer(
+    policies, run.agent, run.tokenizer, examples, **settings | changes
   )

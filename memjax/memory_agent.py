@@ -6,6 +6,7 @@ each turn replaces it.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,11 @@ class MemoryAgent:
     longest = max(map(len, joined), default=0)
     room = max(-(-longest // self.op.capacity), 1) * self.op.capacity
     return token_lib.from_lists(joined, room)
+
+  def holding(self, tokens: int) -> Self:
+    """The agent with room for a text of so many tokens, for controls."""
+    op = dataclasses.replace(self.op, capacity=tokens)
+    return dataclasses.replace(self, op=op)
 
   def shown(self, state: token_lib.Tokens, row: int) -> list[list[int]]:
     """The memory of a row, as one text; none where it is empty."""

@@ -10,6 +10,7 @@ import optax
 from memjax import agents
 from memjax import build
 from memjax import checkpoint
+from memjax import controls as controls_lib
 from memjax import evaluate as evaluate_lib
 from memjax import hf
 from memjax import ingest as ingest_lib
@@ -38,7 +39,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   """Prints the table of one policy and writes workdir/eval_<which>.json."""
   policies, source = load(run, workdir, which)
   found = evaluate_lib.suite(run, policies)
-  controls, rules = evaluate_lib.controls(run, policies)
+  controls, rules = controls_lib.evaluate_all(run, policies)
   summary = {
     "config": f"{run.config.name}, {source}",
     "seed": run.config.seed,

@@ -167,7 +167,8 @@ def make_task(
   questions = check_questions(examples, tokenizer, agent)
   if not agent.holds_entries:
     firsts = [_read_first(example) for example in firsts]
-  cut = [_chunks(e, tokenizer, agent, max_chunks) for e in firsts]
+  stamped = agent.reads_stamps
+  cut = [_chunks(e, tokenizer, S, stamped, max_chunks) for e in firsts]
   C = max([len(x) for x in cut] + [num_chunks or 0])
   ids_CBS = np.full((C, B, S), tokenizer.pad_id, np.int32)
   length_CB = np.zeros((C, B), np.int32)
@@ -204,12 +205,21 @@ def _read_first(example: example_lib.Example) -> example_lib.Example:
   )
 
 
+def whole(
+  example: example_lib.Example,
+  tokenizer: tokenizer_lib.Tokenizer,
+  chunk_tokens: int,
+) -> list[list[int]]:
+  """All that an example tells, in chunks: prior entries, stamps, texts."""
+  found = _chunks(_read_first(example), tokenizer, chunk_tokens, True)
+  return [ids for _, ids in found]
+
+
 def _chunks(
-  example, tokenizer, agent, max_chunks
+  example, tokenizer, size, stamped, max_chunks=None
 ) -> list[tuple[int, list[int]]]:
   """(session, ids) of each chunk."""
-  size = agent.chunk_tokens
-  stamps = example.stamps if agent.reads_stamps else ()
+  stamps = example.stamps if stamped else ()
   stamps = stamps or ("",) * len(example.parts)
   parts = tokenizer.encode_batch(
     [f"{a}\n{b}" if a else b for a, b in zip(stamps, example.parts)]

@@ -23,6 +23,7 @@ from memjax import agents
 from memjax import build
 from memjax import checkpoint
 from memjax import collect
+from memjax import controls as controls_lib
 from memjax import evaluate
 from memjax import learner
 from memjax import metrics as metrics_lib
@@ -276,7 +277,7 @@ def _finish(
 ) -> dict[str, Any]:
   """Evaluates the trained policy and writes summary, curves and report."""
   trained = evaluate.suite(run, policies)
-  controls, rules = evaluate.controls(run, policies)
+  controls, rules = controls_lib.evaluate_all(run, policies)
   summary = {
     "config": run.config.name,
     "seconds": time.monotonic() - start,

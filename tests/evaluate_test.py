@@ -77,7 +77,7 @@ def test_batching_moves_no_answer(policies, agent, tokenizer, examples):
 
 def test_given_memories_are_answered_from(policies, agent, tokenizer, examples):
   """Reading is left out: the context makes no difference, the memory does."""
-  memories = [e.meta["oracle"] for e in examples]
+  memories = [tokenizer.encode_batch(list(e.meta["oracle"])) for e in examples]
   got = _answer(policies, agent, tokenizer, examples, memories=memories)
   bare = [
     example_lib.Example(e.id, e.question, "the", e.answers, e.meta)
@@ -96,7 +96,8 @@ def test_a_longer_memory_than_the_agents_is_held_whole(
   policies, agent, tokenizer, examples
 ):
   """An oracle needs what it needs; whatever the memory's room."""
-  told = ("the of", "and to", "kim=oslo")  # 5 tokens, where there is room for 3
+  # 5 tokens, where there is room for 3.
+  told = tokenizer.encode_batch(["the of", "and to", "kim=oslo"])
   got = _answer(policies, agent, tokenizer, examples[:1], memories=[told])
   assert got.finals == [["the of and to kim=oslo"]]
   cut = _answer(policies, agent, tokenizer, examples[:1], memories=[told[:1]])

@@ -120,6 +120,7 @@ def test_one_reading_serves_all_questions(tmp_path, monkeypatch):
 
 # Retrievers.
 
+_HELD = ["s1 ada=bern", "s1 bob=rome", "s2 cat=oslo", "s2 ada!"]
 _RETRIEVERS = ("bm25", "embedding", "recency", "rerank", "select")
 
 
@@ -143,7 +144,7 @@ def test_the_retriever_is_one_key(name, tmp_path):
       examples,
       key=jax.random.key(0),
       batch_size=4,
-      memories=[["s1 ada=bern", "s1 bob=rome", "s2 cat=oslo", "s2 ada!"]] * 4,
+      memories=[run.tokenizer.encode_batch(_HELD)] * 4,
     )
     listed[retriever] = [len(x) for x in found.listed]
     assert ("select" in run.agent.trained) == (retriever == "select")

@@ -16,6 +16,7 @@ import pytest
 
 from memjax import build
 from memjax import checkpoint
+from memjax import config as config_lib
 from memjax import learner
 from memjax import metrics as metrics_lib
 from memjax import rewards
@@ -80,7 +81,7 @@ def test_a_run_leaves_what_it_promises(config, tmp_path, finished):
     for scale in ("x1", "x2"):
       assert {"accuracy", "low", "high", "n", "sampled"} <= set(row[scale])
       assert row[scale]["n"] == 8
-  assert set(summary["controls"]) == {"empty_memory", "oracle"}
+  assert set(summary["controls"]) == set(config_lib.CONTROLS)
   assert summary["train_examples"] == 6 * 4
   assert summary["versions"]["jax"] == jax.__version__
   records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")
