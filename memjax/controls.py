@@ -42,15 +42,17 @@ _SEARCHED = 2**22
 
 def evaluate_all(
   run: build.Run, policies: agents.Policies
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, dict[str, Any]], ...]:
   """The controls of config.eval.controls on all held-out sets.
 
   A control that does not apply to a set is left out of it.
 
   Returns:
-    ({control: {set: cell}}, {control: breakdown of the first set}).
+    ({control: {set: cell}}, {control: breakdown of the first set}, {control:
+    {set: score of each question}}).
   """
   found: dict[str, dict[str, Any]] = {}
+  by_question: dict[str, dict[str, Any]] = {}
   parts: dict[str, dict[str, Any]] = {}
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
     for control, agent, held in memories(run, examples):
@@ -62,10 +64,13 @@ def evaluate_all(
         batch_size=_batch_size(run, agent),
       )
       score_N = answers.scores(run.env.metric)[:, 0]
-      found.setdefault(control, {})[name] = scores.interval(score_N)
+      found.setdefault(control, {})[name] = scores.interval(
+        score_N, example_lib.documents(examples)
+      )
+      by_question.setdefault(control, {})[name] = score_N.tolist()
       if number == 0:
         parts[control] = scores.breakdown(answers, run.env.label)
-  return found, parts
+  return found, parts, by_question
 
 
 def memories(

@@ -276,13 +276,14 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   """Evaluates on all held-out sets.
 
   Returns:
-    {"sets": {name: cell}, "scores": {name: of each question}, "recall": {name:
-    cell} where it is known what an answer needs, "breakdown": {label: cell} and
-    "health": {name: mean over final states} of the first set, "traces":
-    rollouts of its first examples, "data_sha256": {name: fingerprint of the
-    set}}; plain JSON.
+    {"sets": {name: cell}, "scores": {name: of each question}, "documents":
+    {name: number of what each question is about}, "metric": of the scores,
+    "seed", "recall": {name: cell} where it is known what an answer needs,
+    "breakdown": {label: cell} and "health": {name: mean over final states} of
+    the first set, "traces": rollouts of its first examples, "data_sha256":
+    {name: fingerprint of the set}}; plain JSON.
   """
-  cells, by_question, hashes, recall = {}, {}, {}, {}
+  cells, by_question, documents, hashes, recall = {}, {}, {}, {}, {}
   parts, health, traces = {}, {}, []
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
     greedy = ask(
@@ -297,8 +298,10 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
         temperature=run.config.rollout.temperature,
         samples=samples,
       ).scores(run.env.metric)
-    cells[name] = scores.cell(greedy.scores(run.env.metric)[:, 0], sampled)
-    by_question[name] = greedy.scores(run.env.metric)[:, 0].tolist()
+    score_N = greedy.scores(run.env.metric)[:, 0]
+    documents[name] = example_lib.documents(examples)
+    cells[name] = scores.cell(score_N, sampled, documents[name])
+    by_question[name] = score_N.tolist()
     hashes[name] = example_lib.fingerprint(examples)
     if found := scores.recall(run.env, greedy):
       recall[name] = found
@@ -321,6 +324,9 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
     "sets": cells,
     "recall": recall,
     "scores": by_question,
+    "documents": documents,
+    "metric": getattr(run.env, "metric_name", None),
+    "seed": run.config.seed,
     "breakdown": parts,
     "health": health,
     "traces": traces,
@@ -338,7 +344,8 @@ def quick(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   name = first_set(run)
   examples = run.env.eval_sets()[name][: run.config.eval.examples]
   answers = ask(run, policies, examples)
-  return {name: scores.interval(answers.scores(run.env.metric)[:, 0])}
+  score_N = answers.scores(run.env.metric)[:, 0]
+  return {name: scores.interval(score_N, example_lib.documents(examples))}
 
 
 def ask(

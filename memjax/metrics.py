@@ -162,47 +162,6 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
   ]
 
 
-def wilson(
-  successes: float, n: int, z: float = 1.959964
-) -> tuple[float, float]:
-  """Computes the Wilson score interval of a proportion, 95 % by default.
-
-    (p + z^2/2n  +-  z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),  p = s/n
-
-  Unlike p +- z sqrt(p (1 - p)/n) it stays inside [0, 1] and has a width at
-  p = 0 and p = 1. E. B. Wilson, "Probable inference, the law of succession, and
-  statistical inference", JASA 22, 1927; recommended by Brown, Cai and DasGupta,
-  "Interval estimation for a binomial proportion", Statistical Science 16, 2001.
-
-  Worked example: 50 of 100 is 0.5 [0.404, 0.596]; 0 of 10 is 0 [0, 0.278].
-
-  Args:
-    successes: how many of n were right. A sum of scores in [0, 1], such as F1,
-      may be given: a score's variance is at most p (1 - p), so the interval is
-      then at least as wide as it has to be.
-    n: number of independent trials; with 0 the interval is (0, 1).
-    z: normal quantile of the two-sided level.
-
-  Returns:
-    (low, high).
-
-  Raises:
-    ValueError: successes is not in [0, n].
-  """
-  if not 0 <= successes <= n:
-    raise ValueError(f"successes must be in [0, n={n}], got {successes}")
-  if n == 0:
-    return 0.0, 1.0
-  p = successes / n
-  center = p + z * z / (2 * n)
-  half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-  scale = 1 + z * z / n
-  # Rounding must not put the ends a hair outside of [0, 1], or off p itself.
-  low = min(p, max(0.0, (center - half) / scale))
-  high = max(p, min(1.0, (center + half) / scale))
-  return low, high
-
-
 class Progress:
   """Shows step, reward, tokens/s and time left; plain log lines elsewhere.
 

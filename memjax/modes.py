@@ -6,6 +6,7 @@ import sys
 
 import jax
 import optax
+from absl import logging
 
 from memjax import agents
 from memjax import build
@@ -17,6 +18,7 @@ from memjax import ingest as ingest_lib
 from memjax import reader
 from memjax import report
 from memjax import reranker
+from memjax import scores
 from memjax import supervised
 
 
@@ -38,8 +40,9 @@ def load(
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   """Prints the table of one policy and writes workdir/eval_<which>.json."""
   policies, source = load(run, workdir, which)
+  logging.info("%s", scores.plan(run.env.eval_sets()))
   found = evaluate_lib.suite(run, policies)
-  controls, rules = controls_lib.evaluate_all(run, policies)
+  controls, rules, by_control = controls_lib.evaluate_all(run, policies)
   summary = {
     "config": f"{run.config.name}, {source}",
     "seed": run.config.seed,
@@ -51,13 +54,15 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     "breakdown": {which: found["breakdown"], **rules},
     "recall": {which: found["recall"]},
     "data_sha256": found["data_sha256"],
+    "memory_gain": scores.memory_gains(
+      found["scores"], by_control, found["documents"]
+    ),
     "health": {which: found["health"]},
   }
   path = pathlib.Path(workdir) / f"eval_{which}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
-  build.write_json(
-    path, {**summary, "scores": found["scores"], "traces": found["traces"]}
-  )
+  by_question = {x: found[x] for x in ("scores", "documents", "traces")}
+  build.write_json(path, {**summary, **by_question})
   report.print_table(summary)
   print(f"{path} holds the numbers and some rollouts.")
 

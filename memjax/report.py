@@ -10,8 +10,10 @@ is read, so the same files give the same report.
     "base": {"x1": CELL, "x2": CELL, ...}, "trained": {...},
     "controls": {"empty_memory": {...}, "oracle": {...}},
     "breakdown": {"base": {name: CELL}, "trained": {...}},        (optional)
-    "health": {"base": {name: {"mean", "n"}}, "trained": {...}}}  (optional)
-  CELL = {"accuracy", "low", "high", "n", "sampled" (optional)}
+    "health": {"base": {name: {"mean", "n"}}, "trained": {...}},  (optional)
+    "memory_gain": {"x1": {"gain", "low", "high"} or {"gain": None,
+      "reason"}}}                                                 (optional)
+  CELL = {"accuracy", "low", "high", "n", "documents" and "sampled" (optional)}
 
 "x4" is a text of 4 times the chunks that the agent was trained on.
 """
@@ -123,7 +125,10 @@ def _cell_parts(cell: Mapping[str, Any] | None) -> tuple[str, str, str]:
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
-  """Says what n, the brackets and the columns are."""
+  """Says what n, the brackets and the columns are, and what memory gained.
+
+  Memory gain is (trained - empty memory) / (oracle - empty memory).
+  """
   counts: dict[str, set[int]] = {}
   for cells in report_figures.rows(summary).values():
     for scale, cell in cells.items():
@@ -141,10 +146,30 @@ def _caption(summary: Mapping[str, Any]) -> str:
       )
     )
     parts.append(f"n = {', '.join(ranges)} tasks")
+  for scale, count in _shared(summary).items():
+    parts.append(f"{scale}: {count} documents")
   parts.append("[95 % interval]")
   if "train_chunks" in summary:
     parts.append(f"x1 = {summary['train_chunks']} chunks, as in training")
+  for scale, cell in (summary.get("memory_gain") or {}).items():
+    if cell["gain"] is None:
+      parts.append(f"memory gain {scale}: none, as {cell['reason']}")
+    else:
+      parts.append(
+        f"memory gain {scale}: {cell['gain']:.3f} [{cell['low']:.3f}, "
+        f"{cell['high']:.3f}]"
+      )
   return "; ".join(parts)
+
+
+def _shared(summary: Mapping[str, Any]) -> dict[str, int]:
+  """Documents of each set with several tasks about one."""
+  return {
+    scale: cell["documents"]
+    for cells in report_figures.rows(summary).values()
+    for scale, cell in cells.items()
+    if cell and cell.get("documents", cell.get("n")) != cell.get("n")
+  }
 
 
 def _escape(text: Any) -> str:

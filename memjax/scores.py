@@ -4,6 +4,7 @@ Dimension key: N questions, K samples of each.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from memjax import metrics as metrics_lib
+from memjax import stats
+from memjax import stats_power
 from memjax.envs import example as example_lib
 
 Metric = Callable[[example_lib.Example, str], float]
@@ -47,42 +49,63 @@ class Answers:
     )
 
 
-def interval(score_N: np.ndarray) -> dict[str, Any]:
-  """Mean of one score per question, its 95 % interval, and n.
+def interval(
+  score_N: Sequence[float], document_N: Sequence[int] | None = None
+) -> dict[str, Any]:
+  """Mean of one score per question, its 95 % interval, n, and documents.
 
-  Wilson where all scores are 0 or 1; otherwise, for scores in between such as
-  F1 or a mean over samples, mean +- 1.96 standard errors, cut to [0, 1].
+  `stats.mean`: what other documents would give. None is a document for each.
   """
-  n, mean = len(score_N), float(score_N.mean())
-  if np.isin(score_N, (0.0, 1.0)).all():
-    low, high = metrics_lib.wilson(float(score_N.sum()), n)
-  else:
-    # One score says nothing about the spread.
-    spread = float(score_N.std(ddof=1)) if n > 1 else float("inf")
-    half = 1.959964 * spread / n**0.5
-    low, high = max(0.0, mean - half), min(1.0, mean + half)
-  return {"accuracy": mean, "low": low, "high": high, "n": n}
+  found = stats.mean(score_N, document_N)
+  return {
+    "accuracy": found.value,
+    "low": found.low,
+    "high": found.high,
+    **_sizes(score_N, document_N),
+  }
 
 
-def paired(one_N: np.ndarray, other_N: np.ndarray) -> dict[str, Any]:
-  """Mean difference of two scores of the same questions, with 95 % interval.
+def paired(
+  one_N: Sequence[float],
+  other_N: Sequence[float],
+  document_N: Sequence[int] | None = None,
+) -> dict[str, Any]:
+  """How much better one is than the other on the same questions.
 
-  Mean +- 1.96 standard errors of the N differences.
+  `stats.difference`; "detectable" is null where no difference could be found.
   """
-  difference_N = np.asarray(one_N, np.float64) - np.asarray(other_N)
-  n, mean = len(difference_N), float(difference_N.mean())
-  spread = float(difference_N.std(ddof=1)) if n > 1 else float("inf")
-  half = 1.959964 * spread / n**0.5
-  return {"difference": mean, "low": mean - half, "high": mean + half, "n": n}
+  found = stats.difference(one_N, other_N, document_N)
+  return {**difference(found), **_sizes(one_N, document_N)}
+
+
+def difference(found: stats.Difference) -> dict[str, Any]:
+  """A difference as JSON, which has no infinity."""
+  detectable = found.detectable if math.isfinite(found.detectable) else None
+  return {
+    "difference": found.value,
+    "low": found.low,
+    "high": found.high,
+    "p": found.p,
+    "detectable": detectable,
+  }
+
+
+def _sizes(
+  score_N: Sequence[float], document_N: Sequence[int] | None
+) -> dict[str, int]:
+  count = len(score_N) if document_N is None else len(set(document_N))
+  return {"n": len(score_N), "documents": count}
 
 
 def cell(
-  greedy_N: np.ndarray, sampled_NK: np.ndarray | None = None
+  greedy_N: np.ndarray,
+  sampled_NK: np.ndarray | None = None,
+  document_N: Sequence[int] | None = None,
 ) -> dict[str, Any]:
   """A table's entry: greedy accuracy with interval, and avg@K if sampled."""
-  entry = interval(greedy_N)
+  entry = interval(greedy_N, document_N)
   if sampled_NK is not None:
-    sampled = interval(sampled_NK.mean(axis=1))
+    sampled = interval(sampled_NK.mean(axis=1), document_N)
     entry |= {
       "sampled": sampled["accuracy"],
       "sampled_low": sampled["low"],
@@ -93,16 +116,69 @@ def cell(
   return entry
 
 
+def memory_gains(
+  scores: Mapping[str, Sequence[float]],
+  controls: Mapping[str, Mapping[str, Sequence[float]]],
+  documents: Mapping[str, Sequence[int]],
+) -> dict[str, dict[str, Any]]:
+  """What share of what memory can give an agent has, of each set.
+
+  Args:
+    scores: of the agent, of each question of each set.
+    controls: the same with other memories; without "oracle" there is no gain.
+    documents: of each question.
+
+  Returns:
+    {set: {"gain", "low", "high"}, or {"gain": None, "reason"}}.
+  """
+  gains = {}
+  for name, oracle_N in controls.get("oracle", {}).items():
+    none_N = controls["empty_memory"][name]
+    found, reason = stats.memory_gain(
+      scores[name], none_N, oracle_N, documents[name]
+    )
+    gains[name] = {"gain": None, "reason": reason}
+    if found:
+      gains[name] = {
+        "gain": found.value,
+        "low": found.low,
+        "high": found.high,
+      }
+  return gains
+
+
+def plan(sets: Mapping[str, Sequence[example_lib.Example]]) -> str:
+  """One line: which differences the questions of held-out sets can show."""
+  parts = []
+  for name, examples in sets.items():
+    count = len(set(example_lib.documents(examples)))
+    found = stats_power.detectable(len(examples), count)
+    least = f"{found:.3f}" if math.isfinite(found) else "none"
+    parts.append(
+      f"{name} {least} ({len(examples)} questions of {count} documents)"
+    )
+  return (
+    f"smallest difference of two runs that is found with a power of "
+    f"{stats.POWER:.0%}: {', '.join(parts)}; assumed are accuracy "
+    f"{stats_power.ACCURACY}, correlation {stats_power.CORRELATION} of "
+    f"two answers to a question, {stats_power.WITHIN} between questions of a "
+    "document"
+  )
+
+
 def breakdown(
   answers: Answers,
   label: Callable[[example_lib.Example, str], Mapping[str, float]],
 ) -> dict[str, dict[str, Any]]:
   """One entry for each label that an environment gives to some answers."""
-  scores: dict[str, list[float]] = {}
-  for example, texts in zip(answers.examples, answers.texts):
+  scores: dict[str, list[tuple[float, int]]] = {}
+  document_N = example_lib.documents(answers.examples)
+  for example, texts, document in zip(
+    answers.examples, answers.texts, document_N
+  ):
     for name, score in label(example, texts[0]).items():
-      scores.setdefault(name, []).append(score)
-  return {name: interval(np.array(x)) for name, x in sorted(scores.items())}
+      scores.setdefault(name, []).append((score, document))
+  return {name: interval(*zip(*x)) for name, x in sorted(scores.items())}
 
 
 def _plain_health(
@@ -123,12 +199,15 @@ def recall(env: Any, answers: Answers) -> dict[str, Any] | None:
   """
   if not hasattr(env, "recall"):
     return None
+  document_N = example_lib.documents(answers.examples)
   found = [
-    env.recall(example, listed)
-    for example, listed in zip(answers.examples, answers.listed)
+    (env.recall(example, listed), document)
+    for example, listed, document in zip(
+      answers.examples, answers.listed, document_N
+    )
   ]
-  found = [x for x in found if x is not None]
-  return interval(np.array(found, np.float64)) if found else None
+  found = [x for x in found if x[0] is not None]
+  return interval(*zip(*found)) if found else None
 
 
 def memory_health(env: Any, answers: Answers) -> dict[str, dict[str, float]]:

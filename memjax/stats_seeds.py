@@ -170,7 +170,7 @@ def nested_mean(
     len(stats.documents(x, len(y)).size_G) for x, y in zip(documents, scores)
   )
   squared = max(t**2 * _seeds(mean_S), within**2)
-  return stats.around(float(mean_S.mean()), squared, t**2 / count)
+  return stats.around(float(mean_S.mean()), squared, stats.Z**2 / count)
 
 
 def nested_difference(

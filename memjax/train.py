@@ -30,6 +30,7 @@ from memjax import metrics as metrics_lib
 from memjax import qwen3
 from memjax import report
 from memjax import reranker
+from memjax import scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   start = time.monotonic()
   config, steps = run.config, run.config.train.steps
   workdir = build.claim(workdir, config)
+  logging.info("%s", scores.plan(run.env.eval_sets()))
   restored = checkpoint.restore(workdir, run.abstract_state())
   params = run.load_params()
   base = _base(run, run.policies(params), workdir)
@@ -277,7 +279,7 @@ def _finish(
 ) -> dict[str, Any]:
   """Evaluates the trained policy and writes summary, curves and report."""
   trained = evaluate.suite(run, policies)
-  controls, rules = controls_lib.evaluate_all(run, policies)
+  controls, rules, by_control = controls_lib.evaluate_all(run, policies)
   summary = {
     "config": run.config.name,
     "seconds": time.monotonic() - start,
@@ -303,6 +305,9 @@ def _finish(
     "memory": dict(zip(("held", "shown"), run.agent.budget)),
     "recall": {"base": base["recall"], "trained": trained["recall"]},
     "data_sha256": trained["data_sha256"],
+    "memory_gain": scores.memory_gains(
+      trained["scores"], by_control, trained["documents"]
+    ),
     "health": {"base": base["health"], "trained": trained["health"]},
   }
   rollouts = [
@@ -310,7 +315,13 @@ def _finish(
     for before, after in zip(base["traces"], trained["traces"])
   ]
   build.write_json(workdir / "rollouts.json", rollouts)
-  by_question = {"base": base["scores"], "trained": trained["scores"]}
+  by_question = {
+    "base": base["scores"],
+    "trained": trained["scores"],
+    "controls": by_control,
+    "documents": trained["documents"],
+    "metric": trained["metric"],
+  }
   build.write_json(workdir / "scores.json", by_question)
   build.write_json(workdir / "summary.json", summary)
   records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")

@@ -58,7 +58,7 @@ def test_only_the_controls_that_are_wanted(config):
   config.eval.controls = ("bm25_chunks",)
   run, _, found = _found(config)
   assert set(found) == {"bm25_chunks"}
-  cells, parts = controls.evaluate_all(run, run.policies(run.load_params()))
+  cells, parts, _ = controls.evaluate_all(run, run.policies(run.load_params()))
   assert set(cells) == set(parts) == {"bm25_chunks"}
   assert set(cells["bm25_chunks"]) == {"x1", "x2"}
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging
-from absl.testing import parameterized
 
 from memjax import metrics
 
@@ -176,49 +175,6 @@ class TestTensorBoard:
     assert len(list((tmp_path / "tensorboard").iterdir())) == 3
     events = _events(tmp_path).Scalars("train/reward")
     assert [event.step for event in events] == list(range(8))
-
-
-class WilsonTest(parameterized.TestCase):
-  # 0/10: high is z^2 / (n + z^2) = 3.841459 / 13.841459 = 0.277533.
-  # 50/100: center 1/2, half z sqrt(1/400 + z^2/40000) / (1 + z^2/100)
-  #   = 1.959964 * 0.0509512 / 1.0384146 = 0.096168.
-  # 81/263 is the example of Newcombe (1998), Statistics in Medicine 17, table I
-  #   (method 3): 0.2553 to 0.3662; 15/148: 0.0624 to 0.1605; 1/29: 0.0061 to
-  #   0.1718.
-  @parameterized.parameters(
-    (0, 10, 0.0, 0.277533),
-    (10, 10, 0.722467, 1.0),
-    (50, 100, 0.403832, 0.596168),
-    (81, 263, 0.2553, 0.3662),
-    (15, 148, 0.0624, 0.1605),
-    (1, 29, 0.0061, 0.1718),
-  )
-  def test_by_hand_and_by_newcombe(self, successes, n, low, high):
-    tolerance = 6e-5 if n in (263, 148, 29) else 1e-6
-    np.testing.assert_allclose(
-      metrics.wilson(successes, n), (low, high), rtol=0, atol=tolerance
-    )
-
-  def test_ends_solve_the_score_equation(self):
-    # |p - x| = z sqrt(x (1 - x) / n) at both ends, by definition.
-    for x in metrics.wilson(7.5, 20):
-      self.assertAlmostEqual(
-        abs(7.5 / 20 - x), 1.959964 * math.sqrt(x * (1 - x) / 20)
-      )
-
-  def test_holds_the_estimate_and_stays_a_proportion(self):
-    for n in range(1, 60):
-      for successes in range(n + 1):
-        low, high = metrics.wilson(successes, n)
-        assert 0 <= low <= successes / n <= high <= 1
-        assert low < high
-
-  def test_no_trials_and_bad_counts(self):
-    assert metrics.wilson(0, 0) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="got 11"):
-      metrics.wilson(11, 10)
-    with pytest.raises(ValueError, match="got nan"):
-      metrics.wilson(math.nan, 10)
 
 
 class TestProgress:

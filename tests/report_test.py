@@ -236,6 +236,20 @@ class TestTable:
     assert "n = x1 512, x2 512, x16 128 tasks" in text
     assert "x1 = 4 chunks" in text
 
+  def test_documents_and_memory_gain_are_told(self):
+    summary = _summary()
+    assert "documents" not in report._caption(summary)
+    summary["trained"]["x1"]["documents"] = 40
+    summary["trained"]["x16"]["documents"] = 128  # one a task
+    summary["memory_gain"] = {
+      "x1": {"gain": 0.75, "low": 0.5, "high": 1.0},
+      "x16": {"gain": None, "reason": "oracle - none is 0"},
+    }
+    text = report._caption(summary)
+    assert "; x1: 40 documents; [95 % interval]" in text
+    assert "memory gain x1: 0.750 [0.500, 1.000]" in text
+    assert "memory gain x16: none, as oracle - none is 0" in text
+
   def test_narrow_keeps_the_numbers(self):
     text = self._print(80)
     for part in ("0.953", "[0.933, 0.963]", "(sampled 0.90)"):

@@ -1,9 +1,13 @@
 """From scores of questions to the entries of a table."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from memjax import scores
+from memjax import stats
+from memjax import stats_power
 from memjax.envs import facts
 
 
@@ -32,9 +36,13 @@ def test_intervals():
   entry = scores.interval(np.repeat([0.25, 0.75], 50))
   np.testing.assert_allclose(
     [entry["low"], entry["high"]],
-    [0.5 - 1.96 * 0.025126, 0.5 + 1.96 * 0.025126],
-    atol=1e-4,
+    [0.5 - 1.984 * 0.025126, 0.5 + 1.984 * 0.025126],
+    atol=5e-4,
   )
+  # The same in ten documents that are all right or all wrong: n is 10 at most.
+  entry = scores.interval(np.repeat([0.0, 1.0] * 5, 10), np.arange(100) // 10)
+  assert entry["high"] - entry["low"] > 0.5
+  assert (entry["n"], entry["documents"]) == (100, 10)
   one = scores.interval(np.array([0.5]))
   assert one["low"] == 0.0 and one["high"] == 1.0
 
@@ -99,3 +107,54 @@ def test_recall_is_none_where_nothing_is_known(examples):
   # An agent that lists no entries.
   plain = scores.Answers(examples[:3], [["a"]] * 3, [], [], [])
   assert scores.recall(_Recalls(), plain) is None
+
+
+def test_paired_differences():
+  one, other = np.array([1.0, 1, 0, 1] * 5), np.array([0.0, 1, 0, 0] * 5)
+  found = scores.paired(one, other)
+  want = stats.difference(one, other)
+  assert found["difference"] == want.value == 0.5 and found["n"] == 20
+  assert (found["low"], found["high"]) == (want.low, want.high)
+  assert (found["p"], found["detectable"]) == (want.p, want.detectable)
+  few = scores.paired(one, other, np.arange(20) // 10)
+  # JSON has no infinity.
+  assert few["documents"] == 2 and few["detectable"] is None
+
+
+def test_parts_and_recall_know_their_documents(examples):
+  same = [dataclasses.replace(x, context="kim=oslo") for x in examples[:4]]
+  answers = scores.Answers(
+    same, [["a"], ["b"], ["a"], ["b"]], [], [["x"]] * 4, []
+  )
+  label = lambda example, text: {"kind": float(text == "a")}
+  cell = scores.breakdown(answers, label)["kind"]
+  assert (cell["n"], cell["documents"]) == (4, 1)
+  assert (cell["low"], cell["high"]) == (0.0, 1.0)
+  found = scores.recall(_Recalls(), answers)
+  assert (found["n"], found["documents"]) == (2, 1)
+
+
+def test_memory_gains():
+  right = {"x1": [1.0, 0, 1, 1] * 20, "x2": [1.0, 0, 1, 1] * 20}
+  documents = {name: range(80) for name in right}
+  empty = {"x1": [0.0, 0, 0, 1] * 20, "x2": [1.0] * 80}
+  oracle = {name: [1.0] * 80 for name in right}
+  found = scores.memory_gains(
+    right, {"empty_memory": empty, "oracle": oracle}, documents
+  )
+  # (.75 - .25) / (1 - .25), and nothing to win where empty is always right.
+  assert found["x1"]["gain"] == pytest.approx(2 / 3)
+  assert found["x1"]["low"] < 2 / 3 < found["x1"]["high"]
+  assert found["x2"]["gain"] is None
+  assert "oracle - none is +0.000" in found["x2"]["reason"]
+  assert scores.memory_gains(right, {"empty_memory": empty}, documents) == {}
+
+
+def test_the_plan_names_questions_and_documents(examples):
+  same = [dataclasses.replace(x, context="kim=oslo") for x in examples]
+  said = scores.plan({"x1": examples * 10, "x2": same})
+  # Seven contexts, ten questions about each.
+  least = stats_power.detectable(70, 7)
+  assert f"x1 {least:.3f} (70 questions of 7 documents)" in said
+  assert "x2 none (7 questions of 1 documents)" in said
+  assert "power of 80%" in said and "accuracy 0.5" in said

@@ -136,6 +136,9 @@ def test_seeds_with_questions_of_their_own():
   together = stats_seeds.nested_mean([one[0]] * 3, [None] * 3)
   ratio = (together.high - together.low) / (single.high - single.low)
   assert ratio == pytest.approx(1 / math.sqrt(3), rel=0.05)
+  # All right: as many questions as all seeds have.
+  sure = stats_seeds.nested_mean([np.ones(30)] * 3, [None] * 3)
+  assert (sure.low, sure.high) == pytest.approx(stats.wilson(90, 90))
 
 
 def test_one_document_says_only_what_seeds_change():

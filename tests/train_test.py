@@ -82,6 +82,18 @@ def test_a_run_leaves_what_it_promises(config, tmp_path, finished):
       assert {"accuracy", "low", "high", "n", "sampled"} <= set(row[scale])
       assert row[scale]["n"] == 8
   assert set(summary["controls"]) == set(config_lib.CONTROLS)
+  kept = json.loads((workdir / "scores.json").read_text())
+  assert set(kept) == {"base", "trained", "controls", "documents", "metric"}
+  assert kept["metric"] == "em"
+  for scale in ("x1", "x2"):
+    # Facts are asked for once in each text.
+    assert kept["documents"][scale] == list(range(8))
+    for scores in (kept["trained"], *kept["controls"].values()):
+      assert len(scores[scale]) == 8
+    mean = np.mean(kept["controls"]["oracle"][scale])
+    assert mean == summary["controls"]["oracle"][scale]["accuracy"]
+    # A random model cannot use the oracle's memory: no gain, and why.
+    assert summary["memory_gain"][scale]["gain"] is None
   assert summary["train_examples"] == 6 * 4
   assert summary["versions"]["jax"] == jax.__version__
   records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")

@@ -40,6 +40,23 @@ class Example:
     return self.context
 
 
+def documents(examples: Iterable[Example]) -> list[int]:
+  """Numbers what the examples are about, in order of appearance.
+
+  Questions about the same context have the same number: they are answered from
+  one reading, and their scores hang together. A question without any context
+  stands alone.
+  """
+  numbers: dict[Any, int] = {}
+  found = []
+  for place, x in enumerate(examples):
+    # A digest: a context can have millions of words.
+    about = json.dumps([x.parts, x.stamps, x.bank]).encode()
+    key = hashlib.sha256(about).digest() if x.parts or x.bank else place
+    found.append(numbers.setdefault(key, len(numbers)))
+  return found
+
+
 def fingerprint(examples: Iterable[Example]) -> str:
   """SHA-256 of questions, contexts, answers, stamps and banks, in order.
 
