@@ -4,9 +4,10 @@ A config names arms, each by the keys in which it differs, and seeds. Each arm
 is a run of its own, in workdir/<arm>/seed<n>; what is finished is not done
 again, what was stopped goes on. All arms must have been asked the same
 questions, which the hash of the data shows; differences are taken question by
-question.
+question (`contrast`).
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ import rich.table
 import rich.text
 
 from memjax import build
-from memjax import scores
+from memjax import contrast
+from memjax import results
 from memjax import train
 
 
@@ -61,7 +63,7 @@ def run(
 
   Raises:
     ValueError: a config that cannot be; a folder of workdir is that of a run
-      with other settings; runs with other questions.
+      with other settings; runs with other questions, or of an earlier version.
   """
   workdir = pathlib.Path(workdir)
   # All are checked before the first is trained.
@@ -91,60 +93,58 @@ def _finished(folder: pathlib.Path, steps: int) -> bool:
 def summarize(
   folders: Mapping[tuple[str, int], pathlib.Path],
 ) -> dict[str, Any]:
-  """The comparison of finished runs, by (arm, seed).
+  """The comparison of finished runs, by (arm, seed), in their first set.
 
   Returns:
-    {"data_sha256", "reference": the first arm, "arms": {name: {"base",
-    "trained", "gain": over its base, "difference": from the reference, each a
-    cell, "recall", "memory", "seconds", "seeds"}}}. Each seed has questions of
-    its own; those of all seeds are counted together.
+    {"data_sha256", "reference": the first arm, "arms": {name: {"base" and
+    "trained": cells, "gain": over its base and "difference": from the
+    reference (None for itself), as `contrast.difference`, "recall", "memory",
+    "seconds", "seeds"}}}. Differences have a verdict, corrected for the table.
 
   Raises:
-    ValueError: the runs of a seed were not asked the same questions.
+    ValueError: the runs were not asked the same questions, or an earlier
+      version made one of them.
   """
-  hashes: dict[int, set[str]] = {}
-  read = lambda folder, name: json.loads((folder / name).read_text())
-  by_arm: dict[str, dict[str, list[Any]]] = {}
+  arms: dict[str, dict[str, list[Any]]] = {}
+  hashes = {}
   for (name, seed), folder in folders.items():
-    summary, answers = read(folder, "summary.json"), read(folder, "scores.json")
-    first = next(iter(summary["trained"]))
-    hashes.setdefault(seed, set()).add(summary["data_sha256"][first])
-    arm = by_arm.setdefault(name, {})
+    trained = results.load(folder)
+    kept = json.loads((folder / "scores.json").read_text())["base"]
+    base = dataclasses.replace(
+      trained, scores={x: np.array(y) for x, y in kept.items()}
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    first = next(iter(trained.scores))
+    hashes[str(seed)] = trained.hashes[first]
     for key, value in (
-      ("base", answers["base"][first]),
-      ("trained", answers["trained"][first]),
-      ("seconds", summary["seconds"]),
+      ("base", base),
+      ("trained", trained),
       ("recall", summary["recall"]["trained"].get(first)),
       ("memory", summary["memory"]),
+      ("seconds", summary["seconds"]),
       ("seeds", seed),
     ):
-      arm.setdefault(key, []).append(value)
-  for seed, seen in hashes.items():
-    if len(seen) > 1:
-      raise ValueError(
-        f"seed {seed}: the runs were asked different questions (data hashes "
-        f"{', '.join(sorted(seen))}): compare runs of one config.data"
-      )
-  reference = np.concatenate(next(iter(by_arm.values()))["trained"])
+      arms.setdefault(name, {}).setdefault(key, []).append(value)
+  reference = next(iter(arms))
   found = {}
-  for name, arm in by_arm.items():
-    base, trained = map(np.concatenate, (arm["base"], arm["trained"]))
+  for name, arm in arms.items():
     recalls = [x["accuracy"] for x in arm["recall"] if x]
     found[name] = {
-      "base": scores.interval(base),
-      "trained": scores.interval(trained),
-      "gain": scores.paired(trained, base),
-      "difference": scores.paired(trained, reference),
+      "base": contrast.accuracy(arm["base"], first),
+      "trained": contrast.accuracy(arm["trained"], first),
+      "gain": contrast.difference(arm["trained"], arm["base"], first),
+      "difference": None
+      if name == reference
+      else contrast.difference(
+        arm["trained"], arms[reference]["trained"], first
+      ),
       "recall": float(np.mean(recalls)) if recalls else None,
       "memory": arm["memory"][0],
       "seconds": float(np.mean(arm["seconds"])),
       "seeds": arm["seeds"],
     }
-  return {
-    "data_sha256": {str(s): next(iter(x)) for s, x in sorted(hashes.items())},
-    "reference": next(iter(found)),
-    "arms": found,
-  }
+  contrast.judge([x["difference"] for x in found.values() if x["difference"]])
+  return {"data_sha256": hashes, "reference": reference, "arms": found}
 
 
 def print_table(
@@ -161,20 +161,22 @@ def print_table(
     title="the same questions to every arm",
     caption=rich.text.Text(
       f"[95 % interval]; differences question by question, from "
-      f"{found['reference']}; data by seed: {hashes}"
+      f"{found['reference']}; verdicts corrected for all arms (Holm); "
+      f"{_scope(found)}; data by seed: {hashes}"
     ),
   )
-  for name in ("arm", "base", "trained", "difference", "recall", "held", "s"):
+  head = ("arm", "base", "trained", "difference", "verdict", "recall")
+  for name in (*head, "held", "s"):
     table.add_column(name)
   for name, arm in found["arms"].items():
     recall = "-" if arm["recall"] is None else f"{arm['recall']:.3f}"
+    apart = arm["difference"]
     row = (
       name,
-      _cell(arm["base"], "accuracy"),
-      _cell(arm["trained"], "accuracy"),
-      "-"
-      if name == found["reference"]
-      else _cell(arm["difference"], "difference"),
+      contrast.text(arm["base"], "accuracy"),
+      contrast.text(arm["trained"], "accuracy"),
+      contrast.text(apart, "difference") if apart else "-",
+      apart["verdict"] if apart else "-",
       recall,
       f"{arm['memory']['held']} / {arm['memory']['shown']}",
       f"{arm['seconds']:.0f}",
@@ -183,7 +185,9 @@ def print_table(
   console.print(table)
 
 
-def _cell(cell: Mapping[str, Any], key: str) -> str:
-  sign = "+" if key == "difference" else ""
-  low, high = cell["low"], cell["high"]
-  return f"{cell[key]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+def _scope(found: Mapping[str, Any]) -> str:
+  """What the intervals and verdicts are about."""
+  seeds = found["arms"][found["reference"]]["seeds"]
+  if len(seeds) == 1:
+    return "of these policies on other questions: one seed says no more"
+  return f"of other seeds ({len(seeds)} were run) on other questions"

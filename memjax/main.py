@@ -6,6 +6,7 @@ notebook can import.
 
 import logging as python_logging
 import sys
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -16,13 +17,14 @@ from memjax import build
 from memjax import compare
 from memjax import modes
 from memjax import train
+from memjax import versus
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "settings of the run")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _MODE = flags.DEFINE_enum(
   "mode",
   "train",
-  ["train", "eval", "read", "ingest", "ask", "export", "sft"],
+  ["train", "eval", "compare", "read", "ingest", "ask", "export", "sft"],
   "what to do",
 )
 _CHECKPOINT = flags.DEFINE_enum(
@@ -38,7 +40,18 @@ _CONVERSATION = flags.DEFINE_string(
   "conversation", None, "ingest: JSON or JSONL of messages"
 )
 _OUT = flags.DEFINE_string("out", None, "export, sft: the directory to write")
-flags.mark_flags_as_required(["config", "workdir"])
+_RUNS = flags.DEFINE_multi_string(
+  "runs", [], "compare: a workdir, or those of several seeds with commas"
+)
+
+
+@flags.multi_flags_validator(
+  ["config", "workdir", "mode"],
+  "but for --mode=compare, --config and --workdir must be given",
+)
+def _are_given(values: dict[str, Any]) -> bool:
+  given = values["config"] is not None and values["workdir"] is not None
+  return values["mode"] == "compare" or given
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -65,6 +78,9 @@ def main(argv: list[str]) -> None:
   )
   mode, workdir, which = _MODE.value, _WORKDIR.value, _CHECKPOINT.value
   try:
+    if mode == "compare":
+      versus.run(_RUNS.value, workdir)
+      return
     if _CONFIG.value.arms and mode == "train":
       compare.run(_CONFIG.value, workdir)
       return

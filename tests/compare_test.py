@@ -3,13 +3,14 @@ import json
 import pathlib
 import runpy
 
+import fake_results
 import numpy as np
 import pytest
 import rich.console
 
 from memjax import build
 from memjax import compare
-from memjax import scores
+from memjax import stats_seeds
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -68,16 +69,33 @@ def test_arms_are_trained_once_and_compared_in_pairs(small, tmp_path):
   assert json.loads((tmp_path / "compare.json").read_text()) == found
   assert found["reference"] == "plain"
   assert set(found["data_sha256"]) == {"3", "4"}
-  read = lambda name, seed: json.loads(
-    (tmp_path / name / f"seed{seed}" / "scores.json").read_text()
+  read = lambda name, side: [
+    json.loads((tmp_path / name / seed / "scores.json").read_text())[side]["x1"]
+    for seed in ("seed3", "seed4")
+  ]
+  # Each seed has generated questions of its own.
+  fast, plain, base = (
+    np.array(read(name, side))
+    for name, side in (
+      ("fast", "trained"),
+      ("plain", "trained"),
+      ("fast", "base"),
+    )
   )
-  one, other = (
-    np.concatenate([read(name, seed)["trained"]["x1"] for seed in (3, 4)])
-    for name in ("fast", "plain")
-  )
-  assert found["arms"]["fast"]["trained"] == scores.interval(one)
-  assert found["arms"]["fast"]["difference"] == scores.paired(one, other)
-  assert found["arms"]["plain"]["difference"]["high"] == 0.0
+  assert (np.array(read("plain", "documents")) == np.arange(8)).all()
+  cell = found["arms"]["fast"]["trained"]
+  mean = stats_seeds.nested_mean(fast, [None, None])
+  assert (cell["low"], cell["high"]) == (mean.low, mean.high)
+  assert (cell["n"], cell["documents"], cell["seeds"]) == (16, 16, 2)
+  for key, other in (("difference", plain), ("gain", base)):
+    want = stats_seeds.nested_difference(fast, other, [None, None])
+    have = found["arms"]["fast"][key]
+    assert (have["difference"], have["low"]) == (want.value, want.low)
+  # One row: nothing to correct for.
+  apart = found["arms"]["fast"]["difference"]
+  assert apart["p_holm"] == apart["p"]
+  assert apart["verdict"] in ("better", "worse", "not told apart")
+  assert found["arms"]["plain"]["difference"] is None
   assert found["arms"]["fast"]["memory"] == {"held": 2, "shown": 2}
   # What is finished is not done again.
   stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")}
@@ -86,7 +104,9 @@ def test_arms_are_trained_once_and_compared_in_pairs(small, tmp_path):
   assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
   out = io.StringIO()
   compare.print_table(found, rich.console.Console(file=out, width=160))
-  text = out.getvalue()
+  text = " ".join(out.getvalue().split())
+  assert apart["verdict"] in text
+  assert "of other seeds (2 were run) on other questions" in text
   assert found["data_sha256"]["3"][:12] in text
   assert text.index("plain") < text.index("fast")
   # Other questions are not compared.
@@ -94,7 +114,14 @@ def test_arms_are_trained_once_and_compared_in_pairs(small, tmp_path):
   summary = json.loads(path.read_text())
   summary["data_sha256"]["x1"] = "0" * 64
   path.write_text(json.dumps(summary))
-  with pytest.raises(ValueError, match="seed 4: .*different questions"):
+  message = "plain.seed4 and .*fast.seed4 were asked different questions"
+  with pytest.raises(ValueError, match=message):
+    compare.run(small, tmp_path)
+  # Nor are folders without documents.
+  path = tmp_path / "plain" / "seed3" / "scores.json"
+  kept = json.loads(path.read_text())
+  path.write_text(json.dumps({x: kept[x] for x in ("base", "trained")}))
+  with pytest.raises(ValueError, match="seed3.scores.json.*earlier version"):
     compare.run(small, tmp_path)
 
 
@@ -133,13 +160,26 @@ def test_shipped_arms_are_given_the_same(name):
     assert asked * run.config.rollout.group_size == 768
 
 
-def test_paired_differences():
-  one, other = np.array([1.0, 1, 0, 1]), np.array([0.0, 1, 0, 0])
-  found = scores.paired(one, other)
-  # Differences 1, 0, 0, 1: mean 1/2, standard deviation sqrt(1/3).
-  assert found["difference"] == 0.5 and found["n"] == 4
-  half = 1.959964 * (1 / 3) ** 0.5 / 2
-  assert found["low"] == pytest.approx(0.5 - half)
-  assert found["high"] == pytest.approx(0.5 + half)
-  same = scores.paired(one, one)
-  assert same["low"] == same["high"] == 0.0
+def test_verdicts_are_corrected_for_all_arms(tmp_path):
+  """A difference that counts alone does not beside many others."""
+  right = fake_results.scores(0, 200, 0.5)
+  folders = {("plain", 3): tmp_path / "plain"}
+  folders |= {(f"arm{i}", 3): tmp_path / f"arm{i}" for i in range(5)}
+  for i, folder in enumerate(folders.values()):
+    # The first arm wins 11 and loses 2 (p = .022), the others are like plain.
+    wrong = [n for n, x in enumerate(right) if not x]
+    won = wrong[:11] if i == 1 else []
+    lost = [n for n, x in enumerate(right) if x][:2] if i == 1 else []
+    trained = [
+      1.0 if n in won else 0.0 if n in lost else x for n, x in enumerate(right)
+    ]
+    fake_results.write_run(folder, {"x1": trained})
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"recall": {"trained": {}}, "seconds": 1.0}
+    summary["memory"] = {"held": 2, "shown": 2}
+    fake_results.write(folder / "summary.json", summary)
+  two = dict(list(folders.items())[:2])
+  assert compare.summarize(two)["arms"]["arm0"]["difference"]["p"] < 0.03
+  said = lambda found: found["arms"]["arm0"]["difference"]["verdict"]
+  assert said(compare.summarize(two)) == "better"
+  assert said(compare.summarize(folders)) == "not told apart"

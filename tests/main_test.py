@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import fake_results
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from memjax import checkpoint
 from memjax import hf
 from memjax import modes
 from memjax import train
+from memjax import versus
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -82,14 +84,37 @@ def test_mistakes_end_in_one_clear_line(tmp_path, arguments, message):
   assert not (tmp_path / "w" / "metrics.jsonl").exists()
 
 
+def test_compare(tmp_path):
+  """No config, no model: folders alone."""
+  for name, p in (("a", 0.3), ("b", 0.9)):
+    fake_results.write_run(
+      tmp_path / name, {"x1": fake_results.scores(name == "a", 200, p)}
+    )
+  runs = [f"--runs={tmp_path / name}" for name in "ab"]
+  done = _main("--mode=compare", *runs, f"--workdir={tmp_path / 'out'}")
+  assert done.returncode == 0, done.stderr
+  said = done.stdout.splitlines()[-1]
+  assert said.startswith(f"On x1, {tmp_path}/b is better than {tmp_path}/a by ")
+  found = json.loads((tmp_path / "out" / "compare.json").read_text())
+  assert found["sentence"] == said and found["rows"][0]["verdict"] == "better"
+  # Runs that cannot be compared: one line.
+  fake_results.write_run(tmp_path / "c", {"x1": [1.0] * 200}, data="other")
+  done = _main("--mode=compare", runs[0], f"--runs={tmp_path / 'c'}")
+  assert done.returncode != 0 and "Traceback" not in done.stderr
+  message = "/a and .*/c were asked different questions"
+  assert re.search(message, done.stderr), done.stderr
+
+
 def test_config_and_workdir_are_required():
   done = _main("--workdir=/tmp/w")
   assert done.returncode != 0
   assert "config" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_eval(run, trained, capsys):
-  modes.evaluate(run, trained["workdir"], "last")
+def test_eval(run, trained, capsys, caplog):
+  with caplog.at_level("INFO", "absl"):
+    modes.evaluate(run, trained["workdir"], "last")
+  assert "x1 0.828 (8 questions of 8 documents)" in caplog.text
   assert "trained" in capsys.readouterr().out
   found = json.loads((trained["workdir"] / "eval_last.json").read_text())
   summary = json.loads((trained["workdir"] / "summary.json").read_text())
@@ -98,6 +123,15 @@ def test_eval(run, trained, capsys):
   modes.evaluate(run, trained["workdir"], "base")
   found = json.loads((trained["workdir"] / "eval_base.json").read_text())
   assert found["base"] == summary["base"]
+  # Both name what a comparison needs; so does what training left.
+  files = [trained["workdir"] / f"eval_{x}.json" for x in ("base", "last")]
+  rows = versus.run([str(x) for x in files], None)["rows"]
+  files = [trained["workdir"] / "base.json", trained["workdir"]]
+  again = versus.run([str(x) for x in files], None)["rows"]
+  for one, other in zip(rows, again):
+    assert one | {"arm": ""} == other | {"arm": ""}
+  cells = [summary[side]["x1"]["accuracy"] for side in ("trained", "base")]
+  assert rows[0]["difference"] == cells[0] - cells[1]
 
 
 def test_eval_takes_several_samples(run, config, trained):

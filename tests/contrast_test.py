@@ -1,0 +1,111 @@
+"""Arms of one run and of several, on the same questions and on their own."""
+
+import fake_results
+import numpy as np
+import pytest
+
+from memjax import contrast
+from memjax import results
+from memjax import scores
+from memjax import stats_seeds
+
+
+@pytest.fixture
+def arm(tmp_path):
+  """Makes an arm: the results of runs with these seeds."""
+
+  def make(name, seeds, p, data=lambda seed: "all", offset=0):
+    return [
+      results.load(
+        fake_results.write_run(
+          tmp_path / f"{name}{seed}_{offset}",
+          {"x1": fake_results.scores([seed, offset], 60, p)},
+          each=3,
+          seed=seed,
+          data=data(seed),
+        )
+      )
+      for seed in seeds
+    ]
+
+  return make
+
+
+def _scores(arm):
+  return np.array([x.scores["x1"] for x in arm])
+
+
+def test_one_run_of_each(arm):
+  one, other = arm("a", [3], 0.8), arm("b", [3], 0.4, offset=1)
+  found = contrast.difference(one, other, "x1")
+  want = scores.paired(
+    _scores(one)[0], _scores(other)[0], np.repeat(range(20), 3)
+  )
+  assert found == {**want, "seeds": 1} and found["documents"] == 20
+  cell = contrast.accuracy(one, "x1")
+  assert cell["accuracy"] == _scores(one).mean() and cell["n"] == 60
+
+
+def test_seeds_with_the_same_questions(arm):
+  one, other = arm("a", [3, 4, 5], 0.8), arm("b", [3, 4, 5], 0.4, offset=1)
+  document_N = np.repeat(range(20), 3)
+  found = contrast.difference(one, other, "x1")
+  want = stats_seeds.difference(
+    _scores(one), _scores(other), document_N, paired=True
+  )
+  assert found["low"] == want.low and found["p"] == want.p
+  assert (found["n"], found["documents"], found["seeds"]) == (60, 20, 3)
+  cell = contrast.accuracy(one, "x1")
+  both = stats_seeds.decompose(_scores(one), document_N).both
+  assert (cell["low"], cell["high"]) == (both.low, both.high)
+  # Other seeds, or another number of them: not in pairs.
+  others = arm("c", [6, 7], 0.4, offset=1)
+  found = contrast.difference(one, others, "x1")
+  want = stats_seeds.difference(
+    _scores(one), _scores(others), document_N, paired=False
+  )
+  assert found["low"] == want.low and found["seeds"] == 3
+
+
+def test_seeds_with_questions_of_their_own(arm):
+  one = arm("a", [3, 4], 0.8, data=str)
+  other = arm("b", [3, 4], 0.4, data=str, offset=1)
+  want = stats_seeds.nested_difference(
+    _scores(one), _scores(other), [np.repeat(range(20), 3)] * 2
+  )
+  # Runs find those with the same questions, whatever their order.
+  for reference in (other, other[::-1]):
+    found = contrast.difference(one, reference, "x1")
+    assert found["low"] == pytest.approx(want.low)
+    assert (found["n"], found["documents"], found["seeds"]) == (120, 40, 2)
+  cell = contrast.accuracy(one, "x1")
+  assert (cell["n"], cell["documents"], cell["seeds"]) == (120, 40, 2)
+  assert cell["accuracy"] == pytest.approx(_scores(one).mean())
+
+
+def test_what_cannot_be_compared(arm):
+  one, two = arm("a", [3], 0.8), arm("b", [3, 4], 0.4, offset=1)
+  with pytest.raises(ValueError, match="at least two runs of both"):
+    contrast.difference(one, two, "x1")
+  with pytest.raises(ValueError, match="a seed occurs twice"):
+    contrast.difference([*one, *arm("c", [3], 0.1, offset=2)], two, "x1")
+  own, others = (
+    arm(name, [3, 4], 0.4, data=lambda s, x=name: f"{s}{x}", offset=2)
+    for name in "de"
+  )
+  with pytest.raises(ValueError, match="e3_2 and .*d3_2 were asked different"):
+    contrast.difference(own, others, "x1")
+  mixed = arm("f", [3, 4, 5], 0.4, data=lambda s: str(min(s, 4)), offset=3)
+  again = arm("g", [3, 4, 5], 0.4, data=lambda s: str(min(s, 4)), offset=4)
+  with pytest.raises(ValueError, match="some seeds share questions"):
+    contrast.difference(mixed, again, "x1")
+
+
+def test_verdicts_are_corrected_for_the_table():
+  row = lambda low, p: {"low": low, "high": 0.4, "p": p}
+  rows = [row(0.01, 0.02), row(0.01, 0.03), row(-0.3, 0.9)]
+  contrast.judge(rows[:1])
+  assert rows[0]["verdict"] == "better" and rows[0]["p_holm"] == 0.02
+  contrast.judge(rows)
+  assert [x["p_holm"] for x in rows] == pytest.approx([0.06, 0.06, 0.9])
+  assert {x["verdict"] for x in rows} == {"not told apart"}
