@@ -15,8 +15,10 @@ Methodology 28, 2002). No interval is narrower than one that takes all questions
 as independent: with few documents V is small by luck now and then.
 
 Which interval keeps its 95 %, and where none does, was found by simulation:
-experiments/04_statistics/README.md. Bootstraps of documents keep less than
-these (88 to 92 % with 10 documents) and cost more.
+experiments/04_statistics/README.md. There the percentile bootstrap of documents
+holds the truth 87 to 94 % of the time with ten documents and half of the
+answers right, and the studentised one as seldom as 17 % where few are, so
+neither is used.
 
 Dimension key: N questions, G documents.
 """
@@ -311,8 +313,8 @@ def memory_gain(
 
     (a - r b)^2 <= t(df)^2 (V_aa - 2 r V_ab + r^2 V_bb)
 
-  It is finite where b is told apart from 0, and keeps its 95 % where the delta
-  method, which takes b as known well, does not.
+  It is finite where b is told apart from 0. In simulation it holds the truth 93
+  to 97 % of the time, the delta method, which takes b as known well, 93 to 98.
 
   Returns:
     (interval, ""), or (None, why not) where b is not above 0 for certain.

@@ -19,8 +19,9 @@ var(s); each part has the t quantile of its own degrees of freedom,
   half^2 = t(S - 1)^2 V_s + t(df)^2 max(V_q - V_r, 0)                     (5)
 
 or t(df)^2 V_q where that is more: not narrower than for these runs alone.
-One interval with Satterthwaite's degrees of freedom for the sum keeps 88 % at
-two seeds and 92 % at three; (5) keeps 94 to 99 % (experiments/04_statistics).
+One quantile with Satterthwaite's degrees of freedom for the sum holds the truth
+88 % of the time at two seeds that differ much, and 93 % at three; (5) 94 to
+99 %, and more where seeds hardly differ (experiments/04_statistics).
 
 A difference is (1) of the differences where seeds are paired (a seed gives both
 methods the same data, say); otherwise V_s and V_r are the sums of both methods'

@@ -189,6 +189,15 @@ def test_difference_of_independent_questions():
   assert (swapped.low, swapped.high) == (-found.high, -found.low)
 
 
+def test_five_documents_detect_nothing():
+  one, other = np.tile([1.0, 0, 1, 1], 60), np.tile([0.0, 1, 1, 1], 60)
+  found = [
+    stats.difference(one, other, np.arange(240) * count // 240)
+    for count in (5, 6)
+  ]
+  assert found[0].detectable == math.inf and found[1].detectable < 0.5
+
+
 def test_systems_that_never_differed_are_not_known_to_be_the_same():
   score_N = np.ones(50)
   found = stats.difference(score_N, score_N)
