@@ -8,11 +8,16 @@
     "answer": str, "response": str (optional), "reward": float,
     "listed": [str], what the answer was shown}                   (optional)
 
-The memories before and after training stand side by side, chunk by chunk.
+The memories before and after training stand side by side, chunk by chunk. The
+report holds such tasks; `page` shows them in a notebook:
+
+  report_rollouts.page(json.loads((workdir / "rollouts.json").read_text()))
 """
 
+import dataclasses
 import difflib
 import html
+import importlib.resources
 import itertools
 import re
 from collections.abc import Mapping
@@ -30,6 +35,54 @@ _FOLD_CHARS = 1200
 _WORD = re.compile(r"(?:\w+|[^\w\s])\s*")
 
 _SIDES = {"before": "Before training", "after": "After training"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+  """A document that a notebook shows where it is the value of a cell.
+
+  Attributes:
+    html: the whole document; it loads nothing from elsewhere.
+    height: of the frame that it is shown in, in CSS units.
+  """
+
+  html: str
+  height: str
+
+  def _repr_html_(self) -> str:
+    """A frame without scripts, so that no style gets out or in."""
+    return (
+      f'<iframe sandbox="" srcdoc="{html.escape(self.html)}" '
+      f'style="width: 100%; height: {html.escape(self.height)}; border: 0">'
+      "</iframe>"
+    )
+
+
+def page(rollouts: Sequence[Mapping[str, Any]], height: str = "36rem") -> Page:
+  """Tasks for a notebook, the first of them unfolded.
+
+  Args:
+    rollouts: as a run's rollouts.json has them, or made from the traces of
+      `evaluate.answer`.
+    height: of the frame, in CSS units.
+
+  Raises:
+    ValueError: there is no rollout.
+  """
+  if not rollouts:
+    raise ValueError(
+      "page got no rollouts: train with config.eval.traces of at least 1, or "
+      "pass traces to evaluate.answer"
+    )
+  templates = importlib.resources.files("memjax") / "templates"
+  css = (templates / "report.css").read_text(encoding="utf-8")
+  body = "\n".join(to_html(x, is_open=i == 0) for i, x in enumerate(rollouts))
+  text = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    f"<style>{css}</style></head><body>{body}</body></html>"
+  )
+  # A sampled text can hold half of a surrogate pair, which UTF-8 cannot.
+  return Page(text.encode("utf-8", "replace").decode("utf-8"), height)
 
 
 def _answers_pattern(answers: Sequence[str]) -> re.Pattern | None:

@@ -1,3 +1,4 @@
+import html
 import re
 
 import numpy as np
@@ -64,3 +65,34 @@ def test_what_an_answer_was_shown_is_numbered_as_it_is_cited():
   assert second == "s2 ada=<mark>rome</mark> &lt;b&gt;"
   del rollout["listed"]
   assert "<li>" not in report_rollouts.to_html(task, True)
+
+
+class TestPage:
+  def _task(self, **rollout):
+    turn = {"chunk": "x", "response": "x", "memory": "x"}
+    made = {"turns": [turn], "answer": "rome", "reward": 1.0} | rollout
+    return {"id": 7, "question": "ada?", "answers": ["rome"], "after": made}
+
+  def test_a_frame_holds_the_document_and_nothing_else(self):
+    shown = report_rollouts.page([self._task(), self._task()], "20rem")
+    frame = shown._repr_html_()
+    (inside,) = re.findall(r'srcdoc="([^"]*)"', frame)
+    assert html.unescape(inside) == shown.html
+    # No quote, no bracket of the document ends the attribute or the tag.
+    assert re.fullmatch(r"<iframe [^<>]*></iframe>", frame)
+    assert "height: 20rem" in frame and 'sandbox=""' in frame
+
+  def test_the_first_task_is_open_and_styled_as_in_the_report(self):
+    text = report_rollouts.page([self._task(), self._task()]).html
+    assert text.count('<details class="rollout" id="task-7" open>') == 1
+    assert text.count('<details class="rollout" id="task-7">') == 1
+    assert ".badge.right" in text.split("</style>")[0]
+
+  def test_half_a_surrogate_pair_is_replaced(self):
+    text = report_rollouts.page([self._task(answer="\ud83d rome")]).html
+    assert "? rome" in text
+    text.encode("utf-8")
+
+  def test_nothing_to_show_is_refused(self):
+    with pytest.raises(ValueError, match="no rollouts.*config.eval.traces"):
+      report_rollouts.page([])
