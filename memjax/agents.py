@@ -21,6 +21,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memjax import qwen3
 from memjax import sampling
@@ -263,6 +264,34 @@ def rollout(
   asked = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), state)
   answers = agent.answer(policies, asked, task.query, key_N, temperature)
   return Episode(segments, states, answers)
+
+
+def rollout_by_turns(
+  policies: Policies,
+  agent: Agent,
+  task: tasks.Task,
+  key: jax.Array,
+  temperature: jax.Array | float,
+) -> Episode:
+  """`rollout` with Python's loop, to look at or to debug; arrays of the host.
+
+  Only a turn is compiled, and `read_jit` is the same for any number of chunks.
+  """
+  q = agent.questions
+  key_N = row_keys(key, task)
+  state, turns = agent.init(policies, task), []
+  for number in range(task.chunks.length.shape[0]):
+    turn = tasks.turn_at(task, number, q)
+    state, segments = read_jit(
+      policies, agent, state, turn, key_N[::q], temperature
+    )
+    turns.append((segments, state))
+  asked = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), state)
+  answers = answer_jit(policies, agent, asked, task.query, key_N, temperature)
+  segments, states = jax.tree.map(
+    lambda *x: np.stack(x), *jax.device_get(turns)
+  )
+  return Episode(segments, states, jax.device_get(answers))
 
 
 def _read(policies, agent, state, turn, key_B, temperature):

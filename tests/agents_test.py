@@ -37,19 +37,6 @@ def episode(policies, agent, task):
   return agents.rollout_jit(policies, agent, task, _KEY, 1.0)
 
 
-def _python_loop(policies, agent, task, key):
-  """The rollout without scan, in plain Python."""
-  key_B = agents.row_keys(key, task)
-  state, turns = agent.init(policies, task), []
-  for number in range(task.chunks.length.shape[0]):
-    turn = tasks.turn_at(task, number)
-    state, segments = agents.read_jit(policies, agent, state, turn, key_B, 1.0)
-    turns.append((segments, state))
-  answer = agents.answer_jit(policies, agent, state, task.query, key_B, 1.0)
-  segments, states = jax.tree.map(lambda *x: jnp.stack(x), *turns)
-  return agents.Episode(segments, states, answer)
-
-
 def test_chunks_of_a_task(task, agent):
   # ceil(n / 6) chunks of n = 0, 6, 12, 15, 18, 3 words
   np.testing.assert_array_equal(
@@ -86,7 +73,7 @@ def test_a_question_that_is_too_long_is_refused(tokenizer, agent):
 
 
 def test_scan_equals_a_python_loop(policies, agent, task, episode):
-  loop = _python_loop(policies, agent, task, _KEY)
+  loop = agents.rollout_by_turns(policies, agent, task, _KEY, 1.0)
   assert jax.tree.structure(episode) == jax.tree.structure(loop)
   for got, want in zip(jax.tree.leaves(episode), jax.tree.leaves(loop)):
     if got.dtype == jnp.float32:

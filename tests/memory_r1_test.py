@@ -323,26 +323,20 @@ def test_the_bank_is_what_the_responses_say():
 
 
 def test_a_rollout_equals_the_host_loop():
+  """Two questions are asked of each state, and some banks are not empty."""
   policies, agent, task = agents.Policies(_policy()), _agent(), _task()
-  key_N = agents.row_keys(_KEY, task)
-  episode, state = _episode(), agent.init(agents.Policies(None), task)
-  for c in range(task.chunks.length.shape[0]):
-    turn = tasks.turn_at(task, c, _QUESTIONS)
-    state, segments = agents.read_jit(
-      policies, agent, state, turn, key_N[::_QUESTIONS], 1.0
-    )
-    _same(_row(episode.states, c), state)
+  episode = _episode()
+  loop = agents.rollout_by_turns(policies, agent, task, _KEY, 1.0)
+  _same(episode.states, loop.states)
+  for name in ("turns", "asked"):
+    segments = getattr(episode, name)
+    assert segments.keys() == getattr(loop, name).keys()
     for op, segment in segments.items():
-      there = _row(episode.turns[op], c)
+      there = getattr(loop, name)[op]
       _same(there.response.tokens, segment.response.tokens)
+      _same(there.result, segment.result)
       _same(there.malformed, segment.malformed)
       _same(there.counts, segment.counts)
-  asked = jax.tree.map(lambda x: jnp.repeat(x, _QUESTIONS, axis=0), state)
-  answer = agents.answer_jit(policies, agent, asked, task.query, key_N, 1.0)[
-    "answer"
-  ]
-  _same(episode.answer.response.tokens, answer.response.tokens)
-  _same(episode.answer.result, answer.result)
 
 
 def test_rows_do_not_see_each_other():
