@@ -1,0 +1,378 @@
+"""How often a judge errs: asked about generated answers whose truth is known.
+
+Half of the answers are right: as the reference has it ("verbatim"), and in
+other words ("paraphrase"). Half are wrong but on the topic: the same sentence
+with another value ("other value"), the topic without an answer ("vague"), the
+right value and another one to choose from ("hedged"), half of what was asked
+for ("incomplete"). Who accepts the latter scores anything that sounds right.
+
+The rates are of these answers, in plain English. They say what a judge does to
+yours as far as yours resemble them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from memjax import judge
+from memjax import scores
+
+# 95 %, two-sided.
+_Z = 1.959964
+
+# Shares of the kinds within their half.
+_RIGHT = {"verbatim": 0.25, "paraphrase": 0.75}
+_WRONG = {"other value": 0.4, "vague": 0.25, "hedged": 0.2, "incomplete": 0.15}
+
+_NAMES = (
+  "Amina Bruno Chiara Dmitri Elif Farid Greta Hiro Ines Jamal Kaja Luis Mara "
+  "Nadia Omar Petra Quentin Rosa Stefan Tove Usha Viktor Wanda Yusuf"
+).split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """An answer whose truth is known: what is judged, its kind, the truth."""
+
+  item: judge.Item
+  kind: str
+  truth: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Template:
+  """Questions of one form.
+
+  Attributes:
+    question: with the slot {name}.
+    values: each in the forms that say the same, the reference's form first.
+    sentences: with {name} and {x}, a value; each says what was asked for.
+    vague: with {name}; each speaks of the topic and leaves the answer open.
+    halves: values are two things, {x} both: (first, second) instead of forms.
+  """
+
+  question: str
+  values: tuple[tuple[str, ...], ...]
+  sentences: tuple[str, ...]
+  vague: tuple[str, ...]
+  halves: bool = False
+
+
+def _single(words: str) -> tuple[tuple[str, ...], ...]:
+  return tuple((word.strip(),) for word in words.split(","))
+
+
+_NUMBERS = "two three four five six seven eight nine ten eleven".split()
+_MONTHS = (
+  "January February March April May June July August September October "
+  "November December"
+).split()
+_SPORTS = "rowing,fencing,judo,archery,tennis,climbing,diving,golf".split(",")
+
+
+def _ordinal(day: int) -> str:
+  """4th, 22nd; the 11th to the 13th are no 1st to 3rd."""
+  ending = {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+  return f"{day}{'th' if 10 < day < 14 else ending}"
+
+
+_TEMPLATES = (
+  _Template(
+    "Where does {name} live now?",
+    _single(
+      "Oslo, Bern, Lima, Quito, Hanoi, Accra, Porto, Tartu, Riga, Cairo, Sofia"
+    ),
+    (
+      "{name} lives in {x}.",
+      "The place that {name} calls home is {x}.",
+      "{name}'s home is in {x} these days.",
+    ),
+    (
+      "{name} moved to another city some time ago.",
+      "In a city that {name} has come to like.",
+    ),
+  ),
+  _Template(
+    "When did {name} start the new job?",
+    tuple(
+      (
+        f"{day} {month} {year}",
+        f"{month} {_ordinal(day)}, {year}",
+        f"{year}-{number:02d}-{day:02d}",
+      )
+      for number, month in enumerate(_MONTHS, 1)
+      for day, year in ((3 + number, 2022), (2 * number, 2023))
+    ),
+    (
+      "{name} started on {x}.",
+      "It was on {x} that {name} began to work there.",
+    ),
+    (
+      "{name} started the new job some weeks after the interview.",
+      "As soon as the old contract had come to its end.",
+    ),
+  ),
+  _Template(
+    "How many cousins does {name} have?",
+    tuple((str(n), word) for n, word in enumerate(_NUMBERS, 2)),
+    (
+      "{name} has {x} cousins.",
+      "There are {x} of them.",
+      "If you count {name}'s cousins, you come to {x}.",
+    ),
+    (
+      "{name} has cousins on both sides of the family.",
+      "More than most people that {name} knows.",
+    ),
+  ),
+  _Template(
+    "What does {name} do for a living?",
+    _single(
+      "nurse, plumber, teacher, baker, pilot, translator, gardener, dentist"
+    ),
+    (
+      "{name} works as a {x}.",
+      "By profession {name} is a {x}.",
+      "A {x}, that is what {name} does for a living.",
+    ),
+    (
+      "{name} has a job with long hours.",
+      "Something that {name} was trained for after school.",
+    ),
+  ),
+  _Template(
+    "What is the name of {name}'s dog?",
+    _single("Pixel, Biscuit, Nero, Waffle, Comet, Juno, Ziggy, Olive, Fargo"),
+    (
+      "The dog is called {x}.",
+      "{name} named the dog {x}.",
+      "It answers to the name of {x}.",
+    ),
+    (
+      "{name} named the dog after somebody in a book.",
+      "{name} takes the dog for a walk twice a day.",
+    ),
+  ),
+  _Template(
+    "What did {name} get as a birthday present?",
+    tuple(
+      (f"a {color} {thing}", f"a {thing}, a {color} one")
+      for color in ("red", "green", "white", "black")
+      for thing in ("bicycle", "guitar", "kettle", "backpack")
+    ),
+    (
+      "{name} got {x}.",
+      "{x} was what {name} was given.",
+      "The present was {x}.",
+    ),
+    (
+      "{name} was very happy about the present.",
+      "Something that {name} had wanted for years.",
+    ),
+  ),
+  _Template(
+    "How long has {name} been learning to sail?",
+    (
+      ("6 months", "half a year"),
+      ("12 months", "one year"),
+      ("18 months", "a year and a half"),
+      ("2 weeks", "fourteen days"),
+      ("24 months", "two years"),
+      ("3 months", "a quarter of a year"),
+    ),
+    (
+      "{name} has been at it for {x}.",
+      "For {x} now.",
+      "By now it has been {x} since {name} began.",
+    ),
+    (
+      "Since {name} found a good teacher.",
+      "{name} has been learning to sail for a while now.",
+    ),
+  ),
+  _Template(
+    "Which two sports does {name} do?",
+    tuple((a, b) for i, a in enumerate(_SPORTS) for b in _SPORTS[i + 1 :]),
+    (
+      "{name} does {x}.",
+      "{x} are the two.",
+      "The sports that {name} does are {x}.",
+    ),
+    (
+      "{name} does two sports, one of them since childhood.",
+      "{name} trains three evenings a week.",
+    ),
+    halves=True,
+  ),
+)
+_PAIRED = tuple(t for t in _TEMPLATES if t.halves)
+_PLAIN = tuple(t for t in _TEMPLATES if not t.halves)
+
+
+def cases(n: int, seed: int) -> list[Case]:
+  """n different answers, half of them right; a function of n and seed.
+
+  Raises:
+    ValueError: n is odd, or so small that a kind would be missing, or so large
+      that there are not as many different ones.
+  """
+  if not 40 <= n <= 10_000 or n % 2:
+    raise ValueError(
+      f"config.judge.examples={n}: expected an even number from 40 to 10000"
+    )
+  rng = np.random.default_rng([seed, 0])
+  found: dict[judge.Item, Case] = {}
+  for truth, shares in ((True, _RIGHT), (False, _WRONG)):
+    ends = np.round(np.cumsum(list(shares.values())) * n / 2).astype(int)
+    first = len(found)
+    for kind, end in zip(shares, ends):
+      while len(found) - first < end:
+        item = _item(kind, rng)
+        found.setdefault(item, Case(item, kind, truth))
+  return list(found.values())
+
+
+def _item(kind: str, rng: np.random.Generator) -> judge.Item:
+  """A question with an answer of a kind."""
+  pick = lambda options: options[int(rng.integers(len(options)))]
+  pool = {"incomplete": _PAIRED, "hedged": _PLAIN}.get(kind, _TEMPLATES)
+  template, name = pick(pool), pick(_NAMES)
+  i, j = rng.choice(len(template.values), 2, replace=False)
+  value, other = template.values[i], template.values[j]
+  forms, wrongs = value, other
+  if template.halves:
+    forms = (f"{value[0]} and {value[1]}", f"{value[1]} and {value[0]}")
+    # Either nothing is right, or one of the two.
+    third = next(x for x in other if x not in value)
+    wrongs = (f"{other[0]} and {other[1]}", f"{pick(value)} and {third}")
+  sentence = pick(template.sentences)
+  if kind == "verbatim":
+    given = forms[0]
+  elif kind == "paraphrase":
+    # Where there is another form it may stand alone.
+    bare = ("{x}",) if forms[1:] else ()
+    given = pick((sentence, *bare)).replace("{x}", pick(forms[1:] or forms))
+  elif kind == "other value":
+    given = pick((sentence, "{x}")).replace("{x}", pick(wrongs))
+  elif kind == "vague":
+    given = pick(template.vague)
+  elif kind == "hedged":
+    form = pick(("{0} or {1}", "Either {0} or {1}.", "Maybe {0}, maybe {1}."))
+    given = form.format(*rng.permutation([forms[0], wrongs[0]]))
+  else:
+    given = pick((sentence, "{x}")).replace("{x}", pick(value))
+  if kind != "verbatim":
+    given = given[:1].upper() + given[1:]
+  question, given = (
+    text.replace("{name}", name) for text in (template.question, given)
+  )
+  return judge.Item(question, (forms[0],), given)
+
+
+def measure(by: judge.Judge, n: int, seed: int) -> dict[str, Any]:
+  """Asks a judge about `cases(n, seed)`.
+
+  Returns:
+    {"false_accept": {"rate", "low", "high", "n"} of the wrong answers,
+    "false_reject": the same of the right ones, "kinds": {kind: {"accepted",
+    "n"}}, "examples": {error: an answer, or None}, "seed"}
+
+  Raises:
+    JudgeError: an answer was not judged.
+  """
+  asked = cases(n, seed)
+  accepted = np.array(by.verdicts([case.item for case in asked]))
+  truth = np.array([case.truth for case in asked])
+  kinds: dict[str, dict[str, int]] = {}
+  for case, yes in zip(asked, accepted):
+    kind = kinds.setdefault(case.kind, {"accepted": 0, "n": 0})
+    kind["accepted"] += int(yes)
+    kind["n"] += 1
+  wrong_N = accepted != truth
+  errors = {"false_accept": ~truth, "false_reject": truth}
+  return {
+    **{name: _rate(wrong_N[rows]) for name, rows in errors.items()},
+    "kinds": kinds,
+    "examples": {
+      name: next(
+        (
+          dataclasses.asdict(asked[i].item)
+          for i in np.flatnonzero(rows & wrong_N)
+        ),
+        None,
+      )
+      for name, rows in errors.items()
+    },
+    "seed": seed,
+  }
+
+
+def _rate(error_N: np.ndarray) -> dict[str, Any]:
+  found = scores.interval(error_N.astype(np.float64))
+  return {"rate": found.pop("accuracy"), **found}
+
+
+def corrected(
+  cell: Mapping[str, Any], rates: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """A judge's accuracy, corrected for the judge's errors.
+
+  With a = rate of accepted answers, f = false accepts, r = false rejects, the
+  share p of answers that are right solves a = p (1 - r) + (1 - p) f:
+
+    p = (a - f) / (1 - f - r)         (W. J. Rogan and B. Gladen, "Estimating
+                                      prevalence from the results of a screening
+                                      test", Am. J. Epidemiology 107, 1978)
+
+  cut to [0, 1]. The interval knows that f and r are estimates, too: with z =
+  1.96, and a', f', r' of n', m', k' trials, where z^2/2 of z^2 made-up answers
+  are accepted, and one of two made-up cases is an error,
+
+    p' +- z sqrt(V) + d,  V = (a'(1-a')/n' + (1-p')^2 f'(1-f')/m'
+                               + p'^2 r'(1-r')/k') / (1 - f' - r')^2
+    d = 2 z^2 (p' r'(1-r')/k' - (1-p') f'(1-f')/m')
+
+  (Z. Lang and J. Reiczigel, "Confidence limits for prevalence of disease
+  adjusted for estimated sensitivity and specificity", Preventive Veterinary
+  Medicine 113, 2014), widened to hold p. It counts answers as independent.
+
+  Worked example: a = .5, f = .1, r = .2 give p = .4 / .7 = .571.
+
+  Args:
+    cell: {"accuracy", "n"} of answers that were judged.
+    rates: from `measure`.
+
+  Returns:
+    {"accuracy", "low", "high", "n"}; None where f + r >= 1, with which no
+    accuracy can be told from another.
+  """
+  a, n = cell["accuracy"], cell["n"]
+  (f, m), (r, k) = (
+    (rates[name]["rate"], rates[name]["n"])
+    for name in ("false_accept", "false_reject")
+  )
+  more = (n + _Z**2, m + 2, k + 2)
+  a_more = (n * a + _Z**2 / 2) / more[0]
+  f_more, r_more = (m * f + 1) / more[1], (k * r + 1) / more[2]
+  apart = 1 - f_more - r_more
+  if f + r >= 1 or apart <= 0:
+    return None
+  p = min(1.0, max(0.0, (a - f) / (1 - f - r)))
+  p_more = (a_more - f_more) / apart
+  of_f = f_more * (1 - f_more) / more[1]
+  of_r = r_more * (1 - r_more) / more[2]
+  variance = (
+    a_more * (1 - a_more) / more[0]
+    + (1 - p_more) ** 2 * of_f
+    + p_more**2 * of_r
+  ) / apart**2
+  middle = p_more + 2 * _Z**2 * (p_more * of_r - (1 - p_more) * of_f)
+  half = _Z * variance**0.5
+  return {
+    "accuracy": p,
+    "low": min(p, max(0.0, middle - half)),
+    "high": max(p, min(1.0, middle + half)),
+    "n": n,
+  }
