@@ -19,10 +19,12 @@ import optax
 
 from memjax import agents
 from memjax import build_agent
+from memjax import build_judge
 from memjax import collect
 from memjax import config as config_lib
 from memjax import credit
 from memjax import hf
+from memjax import judged
 from memjax import learner
 from memjax import losses
 from memjax import qwen3
@@ -37,7 +39,8 @@ from memjax.envs import memory_bank
 from memjax.envs import prose
 from memjax.envs import relations
 
-# An environment has train_examples, eval_sets, reward, metric and label.
+# An environment has train_examples, eval_sets, reward, metric and label. It may
+# have rewards and metrics, too, which take many answers at once.
 ENVS = {
   "facts": facts.Facts,
   "relations": relations.Relations,
@@ -48,8 +51,19 @@ ENVS = {
   "memory_bank": memory_bank.make,
 }
 
-# What may differ when a workdir is used again: how long, not what.
-_FREE = ("train.steps", "name")
+# What may differ when a workdir is used again: how long, not what; and how a
+# judge is reached, not which one it is.
+_FREE = (
+  "train.steps",
+  "name",
+  *(
+    f"judge.{key}"
+    for key in (
+      "url key_env cache asks concurrency timeout retries batch_size "
+      "price_in price_out"
+    ).split()
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +93,11 @@ class Run:
   schedule: optax.Schedule
   tx: optax.GradientTransformation
   trainer: reranker.Trainer | None = None
+
+  @property
+  def judged(self) -> judged.Judged | None:
+    """The environment, if a model judges in it."""
+    return self.env if isinstance(self.env, judged.Judged) else None
 
   def load_params(self) -> qwen3.Params:
     """The float32 parameters of config.model.path."""
@@ -152,7 +171,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     )
   env = None
   if needs_data:
-    env = _env(config)
+    env = build_judge.wrap(config, _env(config))
     known = [example for x in env.eval_sets().values() for example in x]
     # A generated environment has no list of what it trains on.
     known += getattr(env, "train", ())

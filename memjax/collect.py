@@ -116,7 +116,8 @@ def collect(
   Args:
     policies: the behaviour policy, and whatever else the agent needs.
     agent: the agent.
-    env: gives training examples from a cursor on, and rewards.
+    env: gives training examples from a cursor on, and rewards: `reward` of an
+      answer, or `rewards` of a wave's.
     tokenizer: of the policy.
     cfg: how much, and with which advantage.
     key: of this iteration; a trajectory draws from (key, example, sample).
@@ -183,12 +184,12 @@ def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
   episode = agents.rollout_jit(
     policies, agent, tasks.repeat(task, G, q), key, cfg.temperature
   )
-  answers = token_lib.to_lists(episode.answer.result)
-  outcome_WGq = np.zeros((W, G, q), np.float32)
-  for n, ids in enumerate(answers):
-    w, g, i = np.unravel_index(n, outcome_WGq.shape)
-    text = tokenizer.decode(ids)
-    outcome_WGq[w, g, i] = env.reward(examples[w * q + i], text)
+  texts = [
+    tokenizer.decode(ids) for ids in token_lib.to_lists(episode.answer.result)
+  ]
+  asked = [x for w in range(W) for x in list(examples[w * q : (w + 1) * q]) * G]
+  outcome_WGq = np.array(_rewards(env, asked, texts), np.float32)
+  outcome_WGq = outcome_WGq.reshape(W, G, q)
   stats = _stats(episode, agent, cfg.overlong_buffer)
   stats["reward"] = outcome_WGq
   weights = {op: w for op, w in cfg.weights if op in agent.trained}
@@ -229,6 +230,15 @@ def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
   if cfg.reranks:
     choices = reranker.choices(episode.answer, (W, G, q), shuffle)
   return episode, _Wave(adv, live_W, stats, choices)
+
+
+def _rewards(
+  env: Any, examples: Sequence[example_lib.Example], texts: Sequence[str]
+) -> Sequence[float]:
+  """The reward of each answer; all at once, if the environment can."""
+  if hasattr(env, "rewards"):
+    return env.rewards(examples, texts)
+  return [env.reward(example, text) for example, text in zip(examples, texts)]
 
 
 def truth_scores(

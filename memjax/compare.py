@@ -24,6 +24,7 @@ import rich.text
 
 from memjax import build
 from memjax import contrast
+from memjax import judged
 from memjax import results
 from memjax import train
 
@@ -99,11 +100,12 @@ def summarize(
     {"data_sha256", "reference": the first arm, "arms": {name: {"base" and
     "trained": cells, "gain": over its base and "difference": from the
     reference (None for itself), as `contrast.difference`, "recall", "memory",
-    "seconds", "seeds"}}}. Differences have a verdict, corrected for the table.
+    "seconds", "seeds"}}, "judge": of all, if one gave the scores}. Differences
+    have a verdict, corrected for the table.
 
   Raises:
-    ValueError: the runs were not asked the same questions, or an earlier
-      version made one of them.
+    ValueError: the runs were not asked the same questions or not judged by the
+      same judge, or an earlier version made one of them.
   """
   arms: dict[str, dict[str, list[Any]]] = {}
   hashes = {}
@@ -125,6 +127,8 @@ def summarize(
       ("seeds", seed),
     ):
       arms.setdefault(name, {}).setdefault(key, []).append(value)
+  every = [x for arm in arms.values() for x in arm["trained"]]
+  results.common_sets(every)
   reference = next(iter(arms))
   found = {}
   for name, arm in arms.items():
@@ -143,8 +147,16 @@ def summarize(
       "seconds": float(np.mean(arm["seconds"])),
       "seeds": arm["seeds"],
     }
-  contrast.judge([x["difference"] for x in found.values() if x["difference"]])
-  return {"data_sha256": hashes, "reference": reference, "arms": found}
+  contrast.add_verdicts(
+    [x["difference"] for x in found.values() if x["difference"]]
+  )
+  judge = every[0].judge
+  return {
+    "data_sha256": hashes,
+    "reference": reference,
+    "arms": found,
+    **({"judge": judge} if judge else {}),
+  }
 
 
 def print_table(
@@ -163,6 +175,7 @@ def print_table(
       f"[95 % interval]; differences question by question, from "
       f"{found['reference']}; verdicts corrected for all arms (Holm); "
       f"{_scope(found)}; data by seed: {hashes}"
+      + (f"; {judged.describe(found['judge'])}" if "judge" in found else "")
     ),
   )
   head = ("arm", "base", "trained", "difference", "verdict", "recall")

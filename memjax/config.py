@@ -119,6 +119,39 @@ def default() -> ml_collections.ConfigDict:
         "answer_format": 0.0,
         "answer_truth": 0.0,
       },
+      "judge": {  # a model that says whether an answer is right (judge.py)
+        "reward": False,  # train on its verdicts, not on data.reward_name
+        "metric": False,  # evaluate by them, with data.metric_name beside it
+        # One of the two: a model behind an OpenAI-compatible endpoint, or a
+        # Hugging Face directory that memjax runs itself.
+        "url": "",  # http://host:port/v1
+        "path": "",
+        "model": "",  # as the endpoint names it
+        # Environment variable that holds the key; "": the endpoint needs none.
+        "key_env": "OPENAI_API_KEY",
+        "prompt": "",  # a text file with {question}, {answers}, {given}
+        "cache": "runs/judge.sqlite",  # its verdicts, for all runs
+        # What is asked before it is used: generated answers of known truth.
+        "examples": 400,  # half of them right, half wrong but on the topic
+        "seed": 0,  # of these
+        # What it may err on them. A wrong answer that is accepted is what a
+        # policy learns to write; a right one that is not costs precision.
+        "max_false_accept": 0.05,
+        "max_false_reject": 0.10,
+        "allow_poor": False,  # use it, although it errs more often
+        # Of an endpoint.
+        "temperature": 0.0,  # less than 0: not sent
+        "max_tokens": 512,  # of a reply, reasoning included
+        "limit_name": "max_tokens",  # or "max_completion_tokens"
+        "asks": 3,  # until a reply is a verdict
+        "concurrency": 8,  # requests at a time
+        "timeout": 60.0,  # seconds
+        "retries": 6,  # of a request that failed
+        "price_in": 0.0,  # of a million tokens of prompts, for the summary
+        "price_out": 0.0,  # of replies
+        # Of a directory.
+        "batch_size": 4,  # prompts that are read at once
+      },
       "rollout": {
         "questions": 16,  # groups per iteration
         "wave_questions": 1,  # of these sampled at once; bounds the KV cache
@@ -196,6 +229,13 @@ _AT_LEAST = (
   ("agent.kept_tokens", 0),
   ("reranker.micro_batch", 1),
   ("agent.extract_tokens", 1),
+  ("judge.max_tokens", 1),
+  ("judge.asks", 1),
+  ("judge.concurrency", 1),
+  ("judge.retries", 0),
+  ("judge.price_in", 0),
+  ("judge.price_out", 0),
+  ("judge.batch_size", 1),
   ("rollout.questions", 1),
   ("rollout.wave_questions", 1),
   ("rollout.group_size", 2),
@@ -216,6 +256,7 @@ _AT_LEAST = (
   ("sft.batch_size", 1),
 )
 _POSITIVE = (
+  "judge.timeout",
   "rollout.temperature",
   "train.learning_rate",
   "train.grad_clip",

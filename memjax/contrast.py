@@ -77,7 +77,7 @@ def difference(arm: Arm, reference: Arm, name: str) -> dict[str, Any]:
   }
 
 
-def judge(rows: Sequence[dict[str, Any]]) -> None:
+def add_verdicts(rows: Sequence[dict[str, Any]]) -> None:
   """Adds "p_holm" and "verdict" to all differences of one table."""
   corrected = significance.holm([row["p"] for row in rows])
   for row, p in zip(rows, corrected):

@@ -63,7 +63,7 @@ def evaluate_all(
         memories=held,
         batch_size=_batch_size(run, agent),
       )
-      score_N = answers.scores(run.env.metric)[:, 0]
+      score_N = scores.measure(run.env, answers)[:, 0]
       found.setdefault(control, {})[name] = scores.interval(
         score_N, example_lib.documents(examples)
       )

@@ -280,28 +280,35 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
     {name: number of what each question is about}, "metric": of the scores,
     "seed", "recall": {name: cell} where it is known what an answer needs,
     "breakdown": {label: cell} and "health": {name: mean over final states} of
-    the first set, "traces": rollouts of its first examples, "data_sha256":
-    {name: fingerprint of the set}}; plain JSON.
+    the first set, "traces": rollouts of its first examples, "verified": {name:
+    cell} by the metric of the environment, where a judge is used,
+    "data_sha256": {name: fingerprint of the set}}; plain JSON.
   """
   cells, by_question, documents, hashes, recall = {}, {}, {}, {}, {}
-  parts, health, traces = {}, {}, []
+  parts, health, traces, verified = {}, {}, [], {}
   for number, (name, examples) in enumerate(run.env.eval_sets().items()):
     greedy = ask(
       run, policies, examples, traces=0 if number else run.config.eval.traces
     )
     sampled = None
     if samples := run.config.eval.samples:
-      sampled = ask(
-        run,
-        policies,
-        examples,
-        temperature=run.config.rollout.temperature,
-        samples=samples,
-      ).scores(run.env.metric)
-    score_N = greedy.scores(run.env.metric)[:, 0]
+      sampled = scores.measure(
+        run.env,
+        ask(
+          run,
+          policies,
+          examples,
+          temperature=run.config.rollout.temperature,
+          samples=samples,
+        ),
+      )
+    score_N = scores.measure(run.env, greedy)[:, 0]
     documents[name] = example_lib.documents(examples)
     cells[name] = scores.cell(score_N, sampled, documents[name])
     by_question[name] = score_N.tolist()
+    if run.judged:  # what the judge is to be compared with
+      own_N = greedy.scores(run.judged.env.metric)[:, 0]
+      verified[name] = scores.interval(own_N, documents[name])
     hashes[name] = example_lib.fingerprint(examples)
     if found := scores.recall(run.env, greedy):
       recall[name] = found
@@ -330,6 +337,7 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
     "breakdown": parts,
     "health": health,
     "traces": traces,
+    "verified": verified,
     "data_sha256": hashes,
   }
 
@@ -344,7 +352,7 @@ def quick(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
   name = first_set(run)
   examples = run.env.eval_sets()[name][: run.config.eval.examples]
   answers = ask(run, policies, examples)
-  score_N = answers.scores(run.env.metric)[:, 0]
+  score_N = scores.measure(run.env, answers)[:, 0]
   return {name: scores.interval(score_N, example_lib.documents(examples))}
 
 

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from memjax import build
 from memjax import compare
+from memjax import judge
 from memjax import modes
 from memjax import train
 from memjax import versus
@@ -99,7 +100,12 @@ def main(argv: list[str]) -> None:
       modes.export(run, workdir, which, _OUT.value)
     else:
       modes.sft(run, _OUT.value)
-  except (ValueError, FloatingPointError, OSError) as error:
+  except (
+    ValueError,
+    FloatingPointError,
+    OSError,
+    judge.JudgeError,
+  ) as error:
     logging.debug("where it happened", exc_info=True)
     sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")
 

@@ -39,17 +39,20 @@ def load(
 
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   """Prints the table of one policy and writes workdir/eval_<which>.json."""
+  if run.judged:
+    logging.info("judge: %s", run.judged.checked.identity)
   policies, source = load(run, workdir, which)
   logging.info("%s", scores.plan(run.env.eval_sets()))
   found = evaluate_lib.suite(run, policies)
   controls, rules, by_control = controls_lib.evaluate_all(run, policies)
+  side = "base" if which == "base" else "trained"
   summary = {
     "config": f"{run.config.name}, {source}",
     "seed": run.config.seed,
-    "metric": run.config.data.metric_name,
+    "metric": found["metric"],
     "data": run.config.data.to_dict(),
     "train_chunks": run.config.agent.max_chunks,
-    "base" if which == "base" else "trained": found["sets"],
+    side: found["sets"],
     "controls": controls,
     "breakdown": {which: found["breakdown"], **rules},
     "recall": {which: found["recall"]},
@@ -59,6 +62,10 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     ),
     "health": {which: found["health"]},
   }
+  if run.judged:
+    summary["judge"] = run.judged.summary(
+      {side: found["sets"], **controls}, {side: found["verified"]}
+    )
   path = pathlib.Path(workdir) / f"eval_{which}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   by_question = {x: found[x] for x in ("scores", "documents", "traces")}

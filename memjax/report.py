@@ -12,7 +12,8 @@ is read, so the same files give the same report.
     "breakdown": {"base": {name: CELL}, "trained": {...}},        (optional)
     "health": {"base": {name: {"mean", "n"}}, "trained": {...}},  (optional)
     "memory_gain": {"x1": {"gain", "low", "high"} or {"gain": None,
-      "reason"}}}                                                 (optional)
+      "reason"}},                                                 (optional)
+    "judge": see `judged.Judged.summary`}                         (optional)
   CELL = {"accuracy", "low", "high", "n", "documents" and "sampled" (optional)}
 
 "x4" is a text of 4 times the chunks that the agent was trained on.
@@ -34,6 +35,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from memjax import judged
 from memjax import report_figures
 from memjax import report_rollouts
 
@@ -159,6 +161,8 @@ def _caption(summary: Mapping[str, Any]) -> str:
         f"memory gain {scale}: {cell['gain']:.3f} [{cell['low']:.3f}, "
         f"{cell['high']:.3f}]"
       )
+  if "judge" in summary:
+    parts.append(judged.describe(summary["judge"]))
   return "; ".join(parts)
 
 

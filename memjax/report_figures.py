@@ -61,6 +61,8 @@ def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   """Returns the rows of the final table, label -> scale -> cell."""
   controls = {"empty_memory": {}, "oracle": {}}
   controls |= summary.get("controls") or {}
+  judge = summary.get("judge") or {}
+  corrected = judge.get("corrected") or {}
   return {
     "base": summary.get("base") or {},
     "trained": summary.get("trained") or {},
@@ -72,6 +74,15 @@ def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
       f"recall of what is needed, {side}": cells
       for side, cells in (summary.get("recall") or {}).items()
       if cells
+    },
+    **{
+      f"{side}, corrected for the judge": corrected[side]
+      for side in ("base", "trained")
+      if side in corrected
+    },
+    **{
+      f"{side}, by {judge['verifier']}": cells
+      for side, cells in (judge.get("verified") or {}).items()
     },
   }
 

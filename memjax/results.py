@@ -25,6 +25,7 @@ class Result:
     documents: set -> number of the document that each question is about, [N].
     hashes: set -> fingerprint of the questions and texts.
     metric: what a score is, or None where it is not known.
+    judge: which one, if a model gave the scores, and how often it errs.
     seed: of the run, or None.
   """
 
@@ -33,6 +34,7 @@ class Result:
   documents: Mapping[str, np.ndarray]
   hashes: Mapping[str, str]
   metric: str | None
+  judge: Mapping[str, Any] | None
   seed: int | None
 
 
@@ -106,6 +108,7 @@ def _result(
     {name: np.array(kept["documents"][name], np.int64) for name in names},
     kept["data_sha256"],
     kept.get("metric"),
+    _judge(kept.get("judge")),
     kept.get("seed"),
   )
   for name in names:
@@ -119,11 +122,19 @@ def _result(
   return result
 
 
+def _judge(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+  """What makes the scores of two judges comparable."""
+  if not found or "metric" not in found["uses"]:
+    return None
+  kept = ("name", "settings", "prompt_sha256", "uses", "limits", "rates")
+  return {key: found[key] for key in kept}
+
+
 def common_sets(results: Sequence[Result]) -> list[str]:
   """The sets that all have, in the order of the first.
 
   Raises:
-    ValueError: there is none, or the scores are of different metrics.
+    ValueError: there is none, or the scores are of different metrics or judges.
   """
   first = results[0]
   for other in results[1:]:
@@ -132,6 +143,15 @@ def common_sets(results: Sequence[Result]) -> list[str]:
       raise ValueError(
         f"{first.path} was scored by {first.metric}, {other.path} by "
         f"{other.metric}: evaluate both with one config.data.metric_name"
+      )
+    if first.judge != other.judge:
+      shown = [
+        x.judge and (x.judge["name"], x.judge["prompt_sha256"][:12])
+        for x in (first, other)
+      ]
+      raise ValueError(
+        f"{first.path} was judged by {shown[0]}, {other.path} by {shown[1]}: "
+        "compare runs of one config.judge"
       )
   names = [x for x in first.scores if all(x in y.scores for y in results)]
   if not names:

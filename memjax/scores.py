@@ -49,6 +49,19 @@ class Answers:
     )
 
 
+def measure(env: Any, answers: Answers) -> np.ndarray:
+  """An environment's metric of every answer, float64 [N, K].
+
+  All at once by `metrics`, where it has that.
+  """
+  if not hasattr(env, "metrics"):
+    return answers.scores(env.metric)
+  N, K = len(answers.texts), len(answers.texts[0])
+  asked = [example for example in answers.examples for _ in range(K)]
+  texts = [text for row in answers.texts for text in row]
+  return np.array(env.metrics(asked, texts), np.float64).reshape(N, K)
+
+
 def interval(
   score_N: Sequence[float], document_N: Sequence[int] | None = None
 ) -> dict[str, Any]:

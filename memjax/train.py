@@ -70,11 +70,14 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
     The summary that is also written to workdir/summary.json.
 
   Raises:
-    ValueError: the workdir belongs to another config.
+    ValueError: the workdir is of another config, or a judge errs too often.
+    JudgeError: an answer could not be judged.
     FloatingPointError: an update was not finite.
   """
   start = time.monotonic()
   config, steps = run.config, run.config.train.steps
+  if run.judged:
+    logging.info("judge: %s", run.judged.checked.identity)
   workdir = build.claim(workdir, config)
   logging.info("%s", scores.plan(run.env.eval_sets()))
   restored = checkpoint.restore(workdir, run.abstract_state())
@@ -310,6 +313,11 @@ def _finish(
     ),
     "health": {"base": base["health"], "trained": trained["health"]},
   }
+  if run.judged:
+    summary["judge"] = run.judged.summary(
+      {"base": base["sets"], "trained": trained["sets"], **controls},
+      {"base": base["verified"], "trained": trained["verified"]},
+    )
   rollouts = [
     {**after, "before": before["rollout"], "after": after["rollout"]}
     for before, after in zip(base["traces"], trained["traces"])

@@ -73,7 +73,7 @@ def compare(arms: Mapping[str, contrast.Arm]) -> dict[str, Any]:
     for name in names
     for arm in others
   ]
-  contrast.judge(rows)
+  contrast.add_verdicts(rows)
   return {
     "reference": reference,
     "left_out": sorted({x for y in every for x in y.scores} - set(names)),

@@ -73,6 +73,34 @@ def test_one_advantage_for_all_turns_of_a_trajectory(
   assert np.abs(adv_CB).max() > 0
 
 
+class _Batches(_Env):
+  """Rewards a wave at once; which answer is right depends on the example."""
+
+  def reward(self, example, text):
+    return float((len(text) + example.id) % 2)
+
+  def rewards(self, examples, texts):
+    self.calls.append([example.id for example in examples])
+    return [self.reward(*pair) for pair in zip(examples, texts, strict=True)]
+
+
+def test_a_wave_is_rewarded_at_once_if_the_environment_can(
+  policies, agent, tokenizer
+):
+  """Each answer by its own example, in both ways."""
+  batches = _Batches()
+  object.__setattr__(batches, "calls", [])
+  at_once = _collect(policies, agent, tokenizer, _CFG, batches)
+  # Two waves of two questions, with three trajectories each.
+  assert batches.calls == [[0] * 3 + [1] * 3, [2] * 3 + [3] * 3]
+  one_by_one = type("OneByOne", (_Env,), {"reward": _Batches.reward})()
+  want = _collect(policies, agent, tokenizer, _CFG, one_by_one)
+  np.testing.assert_array_equal(
+    at_once.rows["answer"].adv, want.rows["answer"].adv
+  )
+  assert np.abs(np.asarray(want.rows["answer"].adv)).max() > 0
+
+
 def test_dynamic_sampling_keeps_live_groups_only(policies, agent, tokenizer):
   cfg = dataclasses.replace(_CFG, dynamic_sampling=True, max_waves=20)
   got = _collect(policies, agent, tokenizer, cfg, _Env(live_from=4))

@@ -1,0 +1,187 @@
+"""An environment whose answers a model judges, and what goes with its scores.
+
+Before its first verdict counts, a judge is asked about generated answers whose
+truth is known (`calibration`); one that errs too often is refused. Its error
+rates, its name and the hash of its prompt go with every score that it gives.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from memjax import calibration
+from memjax import judge as judge_lib
+from memjax import rewards
+from memjax.envs import example as example_lib
+
+USES = ("reward", "metric")
+_ERRORS = {
+  "false_accept": ("accepts", "wrong"),
+  "false_reject": ("rejects", "right"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """An environment, with a judge in place of its reward, its metric, or both.
+
+  Whatever is not here is the environment's own.
+
+  Attributes:
+    env: the environment.
+    by: the judge.
+    uses: which of USES it gives.
+    examples: how many generated answers it is asked about first.
+    seed: of these.
+    limits: the highest rates of "false_accept" and "false_reject".
+    allow_poor: use a judge that is beyond them.
+  """
+
+  env: Any
+  by: judge_lib.Judge
+  uses: tuple[str, ...]
+  examples: int
+  seed: int
+  limits: Mapping[str, float]
+  allow_poor: bool = False
+
+  def __getattr__(self, name: str) -> Any:
+    """What the environment has, so that its optional methods are seen."""
+    if name.startswith("__") or name == "env":
+      raise AttributeError(name)
+    return getattr(self.env, name)
+
+  @property
+  def metric_name(self) -> str:
+    """What a score is: "judge", or the metric of the environment."""
+    return "judge" if "metric" in self.uses else self.env.metric_name
+
+  @functools.cached_property
+  def rates(self) -> dict[str, Any]:
+    """The judge's errors; see `calibration.measure`."""
+    found = calibration.measure(self.by, self.examples, self.seed)
+    logging.info("judge %s: %s", self.by.backend.name, found)
+    return found
+
+  @functools.cached_property
+  def checked(self) -> judge_lib.Judge:
+    """The judge, once it is known how often it errs.
+
+    Raises:
+      ValueError: more often than is allowed.
+      JudgeError: it cannot be asked.
+    """
+    for name, limit in self.limits.items():
+      rate, (does, which) = self.rates[name], _ERRORS[name]
+      if rate["rate"] > limit and not self.allow_poor:
+        item = self.rates["examples"][name]
+        raise ValueError(
+          f"the judge {self.by.backend.name} {does} {_rate(rate)} of "
+          f"{rate['n']} {which} answers, such as {item['given']!r} for "
+          f"{item['answers'][0]!r} to {item['question']!r}, and "
+          f"config.judge.max_{name}={limit:g}: take another model or prompt, "
+          "or use it all the same with config.judge.allow_poor=True"
+        )
+    return self.by
+
+  def rewards(
+    self, examples: Sequence[example_lib.Example], texts: Sequence[str]
+  ) -> list[float]:
+    """The training rewards of answers, one to each example."""
+    if "reward" in self.uses:
+      return self._verdicts(examples, texts)
+    return [self.env.reward(*pair) for pair in zip(examples, texts)]
+
+  def metrics(
+    self, examples: Sequence[example_lib.Example], texts: Sequence[str]
+  ) -> list[float]:
+    """The evaluation metrics of answers, one to each example."""
+    if "metric" in self.uses:
+      return self._verdicts(examples, texts)
+    return [self.env.metric(*pair) for pair in zip(examples, texts)]
+
+  def reward(self, example: example_lib.Example, text: str) -> float:
+    """The training reward of an answer."""
+    return self.rewards([example], [text])[0]
+
+  def metric(self, example: example_lib.Example, text: str) -> float:
+    """The evaluation metric of an answer."""
+    return self.metrics([example], [text])[0]
+
+  def label(self, example: example_lib.Example, text: str) -> dict[str, float]:
+    """Which parts of the table an answer counts in, and with what score."""
+    # The environment's own method, with our metric.
+    return type(self.env).label(self, example, text)
+
+  def _verdicts(
+    self, examples: Sequence[example_lib.Example], texts: Sequence[str]
+  ) -> list[float]:
+    items = [
+      judge_lib.Item(x.question, x.answers, rewards.extract_answer(text))
+      for x, text in zip(examples, texts, strict=True)
+    ]
+    return [float(right) for right in self.checked.verdicts(items)]
+
+  def summary(
+    self,
+    cells: Mapping[str, Mapping[str, Any]],
+    verified: Mapping[str, Mapping[str, Any]],
+  ) -> dict[str, Any]:
+    """What a run's summary says of its judge; plain JSON.
+
+    Args:
+      cells: the run's accuracies, {side: {set: cell}}.
+      verified: of the same answers by the environment's metric, likewise.
+
+    Returns:
+      {"name", "settings", "prompt_sha256", "served": names by which models
+      signed, "uses", "limits", "rates", "costs": of this process, "verifier":
+      name of the environment's metric, and, where the metric is judged,
+      "verified" and "corrected": as cells, None where that is not defined}.
+    """
+    found = {
+      **self.checked.identity,
+      "served": sorted(self.by.served),
+      "uses": list(self.uses),
+      "limits": dict(self.limits),
+      "rates": self.rates,
+      "costs": self.by.costs(),
+      "verifier": self.env.metric_name,
+    }
+    if "metric" not in self.uses:
+      return found
+    corrected = {
+      side: {
+        name: calibration.corrected(cell, self.rates)
+        for name, cell in of_side.items()
+      }
+      for side, of_side in cells.items()
+    }
+    return {**found, "verified": verified, "corrected": corrected}
+
+
+def describe(judge: Mapping[str, Any]) -> str:
+  """The judge and its errors in a line, from `Judged.summary`."""
+  rates = judge["rates"]
+  errors = " and ".join(
+    f"{does} {_rate(rates[name])} of {rates[name]['n']} {which} answers"
+    for name, (does, which) in _ERRORS.items()
+  )
+  beyond = [
+    name.replace("_", " ")
+    for name, limit in judge["limits"].items()
+    if rates[name]["rate"] > limit
+  ]
+  return (
+    f"{' and '.join(judge['uses'])} by the judge {judge['name']}, prompt "
+    f"{judge['prompt_sha256'][:12]}, which {errors}"
+    + (f" (beyond the limit: {', '.join(beyond)})" if beyond else "")
+  )
+
+
+def _rate(rate: Mapping[str, float]) -> str:
+  return f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
