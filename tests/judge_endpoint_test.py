@@ -1,5 +1,8 @@
 """A judge over HTTP: one that is slow, refuses, babbles or goes away."""
 
+import pathlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,6 +13,7 @@ from memjax import judge
 from memjax import judge_cache
 from memjax import judge_endpoint
 
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 _KEY = "sk-very-secret-0123456789"
 _ORACLE = judge_server.oracle()
 _RIGHT, _WRONG = (
@@ -265,3 +269,39 @@ def test_an_end_in_the_middle_keeps_what_was_judged(ask):
   assert {x.question for x in server.items()} == (
     {x.question for x in items} - judged
   )
+
+
+_JUDGES = """
+import sys
+from memjax import judge, judge_cache, judge_endpoint
+endpoint = judge_endpoint.Endpoint("oracle", sys.argv[1], concurrency=4)
+judge.Judge(endpoint, judge_cache.Cache(sys.argv[2])).verdicts(
+  [judge.Item(f"Where is {i}?", ("Oslo",), "Oslo") for i in range(40)]
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_nothing_that_was_judged(ask, tmp_path):
+  cache = judge_cache.Cache(tmp_path / "judge.sqlite")
+  hangs = threading.Event()
+
+  def say(messages, number):
+    if number >= 10:
+      hangs.wait(60)
+    return _ORACLE(messages, number)
+
+  with judge_server.Server(say) as server:
+    with subprocess.Popen(
+      [sys.executable, "-c", _JUDGES, server.url, str(cache.path)], cwd=_ROOT
+    ) as process:
+      while len(cache) < 10 and process.poll() is None:
+        time.sleep(0.05)
+      process.kill()
+    hangs.set()
+    judged = {x.question for x in server.items()[:10]}
+  assert len(cache) == 10
+  found, server, _ = ask(_say(), _items(40))
+  assert found == [True] * 40
+  asked = {x.question for x in server.items()}
+  assert len(asked) == len(server.bodies) == 30 and not asked & judged

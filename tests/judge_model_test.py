@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from memjax import build_judge
+from memjax import config as config_lib
 from memjax import hf
 from memjax import judge
 from memjax import judge_cache
@@ -13,6 +15,7 @@ from memjax import judge_model
 from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax.envs import facts
 
 _PROMPTS = ["Is it Oslo?", "No. " * 9, "x", "Is it Bern?", "Oslo! " * 5]
 
@@ -131,3 +134,25 @@ def test_a_real_tokenizer_and_its_chat_template(data_dir, tmp_path):
   prompt = tokenizer.chat(judge.PROMPT, thinking=False)
   assert prompt.endswith("<think>\n\n</think>\n\n")
   assert 150 < by.costs()["tokens_in"] < 300
+
+
+def test_a_config_names_it_by_its_path(path, tmp_path):
+  """A random one is refused, unless the user insists."""
+  config = config_lib.default()
+  config.model.dtype = "float32"
+  config.judge.update(
+    path=path,
+    metric=True,
+    examples=40,
+    batch_size=10,
+    cache=str(tmp_path / "judge.sqlite"),
+  )
+  env = facts.Facts(eval_examples=2, scales=(1,))
+  example = env.train_examples(0, 1)[0]
+  message = "the judge random@.* config.judge.max_false_"
+  with pytest.raises(ValueError, match=message):
+    build_judge.wrap(config, env).metric(example, "oslo")
+  config.judge.allow_poor = True
+  by = build_judge.wrap(config, env)
+  assert by.metric(example, "oslo") in (0.0, 1.0)
+  assert by.by.costs()["calls"] == 1  # the trial is in the cache
