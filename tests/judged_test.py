@@ -218,7 +218,6 @@ def test_evaluation(small, server, tmp_path, capsys):
   assert cell["accuracy"] == right["accuracy"]  # it does not err
   assert right["high"] - right["low"] > 0
   assert set(summary["corrected"]) == {"base", "empty_memory", "oracle"}
-  # The trace's answer is an odd one, if the judge liked it.
   assert found["scores"]["x1"] != [0.0] * 8
   for text in (
     "base, corrected for the judge",
@@ -235,6 +234,12 @@ def test_evaluation(small, server, tmp_path, capsys):
   assert server.bodies == []
   again = json.loads((tmp_path / "two" / "eval_base.json").read_text())
   assert again["base"] == found["base"] and again["scores"] == found["scores"]
+  # What the verifier says beside it is what it says alone.
+  small.judge.update(metric=False, url="", model="")
+  modes.evaluate(build.make(small), tmp_path / "three", "base")
+  plain = json.loads((tmp_path / "three" / "eval_base.json").read_text())
+  assert plain["base"] == summary["verified"]["base"] != found["base"]
+  assert plain["metric"] == "em" and "judge" not in plain
 
 
 @pytest.mark.slow
