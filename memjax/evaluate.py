@@ -7,6 +7,8 @@ Dimension key: N examples, K samples of each, B rows of a batch.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -78,7 +80,7 @@ def answer(
   for units in _batches(agent, examples, samples, batch_size):
     state, turns = None, []
     firsts = [examples[unit.members[0]] for unit in units]
-    filled = firsts + [firsts[-1]] * (batch_size - len(units))
+    filled = firsts + [_asked(firsts[-1])] * (batch_size - len(units))
     watched = [
       b for b, u in enumerate(units) if not u.sample and u.members[0] < traces
     ]
@@ -141,11 +143,17 @@ class _Unit:
 def _batches(agent, examples, samples, batch_size) -> list[list[_Unit]]:
   """Readings in batches; long contexts together, so that few rows idle."""
   groups: dict[Any, list[int]] = {}
+  lengths = []
   for n, example in enumerate(examples):
-    same = (example.context, example.stamps, example.bank)
-    groups.setdefault(same if agent.shares_state else n, []).append(n)
-  length = lambda members: sum(map(len, examples[members[0]].parts))
-  ordered = sorted(groups.values(), key=lambda x: (-length(x), x[0]))
+    # Once, and not kept: together long texts would fill the memory.
+    parts = example.parts
+    lengths.append(sum(map(len, parts)))
+    same = n
+    if agent.shares_state:
+      read = json.dumps([parts, example.stamps, example.bank])
+      same = hashlib.sha256(read.encode()).digest()
+    groups.setdefault(same, []).append(n)
+  ordered = sorted(groups.values(), key=lambda x: (-lengths[x[0]], x[0]))
   units = [
     _Unit(tuple(members), sample)
     for members in ordered
@@ -195,11 +203,7 @@ def _ask_states(
 ) -> list[tuple[str, str, list[str] | None]]:
   """(answer, whole response, entries shown) to a question from each row."""
   fill = jax.tree.leaves(state)[0].shape[0] - len(examples)
-  # Only the questions: contexts have been read.
-  asked = [
-    dataclasses.replace(x, context="", stamps=(), bank=())
-    for x in [*examples, *[examples[-1]] * fill]
-  ]
+  asked = [_asked(x) for x in [*examples, *[examples[-1]] * fill]]
   task = tasks.make_task(asked, tokenizer, agent)
   sample = np.array([*samples, *[samples[-1]] * fill], np.int32)
   key_N = agents.row_keys(key, dataclasses.replace(task, sample=sample))
@@ -217,6 +221,11 @@ def _ask_states(
       held = agent.held(state, row)
       listed[row] = [tokenizer.decode(held[i]) for i in ids[ids >= 0]]
   return list(zip(answers, raw, listed))[: len(examples)]
+
+
+def _asked(example: example_lib.Example) -> example_lib.Example:
+  """Only its question: the context has been read, or need not be."""
+  return dataclasses.replace(example, context="", stamps=(), bank=())
 
 
 def _calls(

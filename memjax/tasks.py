@@ -134,7 +134,7 @@ def contexts(
   first = list(examples[::questions])
   read = lambda example: (example.context, example.stamps, example.bank)
   for i, example in enumerate(examples):
-    if read(example) != read(first[i // questions]):
+    if i % questions and read(example) != read(first[i // questions]):
       raise ValueError(
         f"examples {first[i // questions].id} and {example.id} differ in their "
         f"context, but {questions} questions are asked about each: set "
@@ -219,10 +219,11 @@ def _chunks(
   example, tokenizer, size, stamped, max_chunks=None
 ) -> list[tuple[int, list[int]]]:
   """(session, ids) of each chunk."""
+  texts = example.parts
   stamps = example.stamps if stamped else ()
-  stamps = stamps or ("",) * len(example.parts)
+  stamps = stamps or ("",) * len(texts)
   parts = tokenizer.encode_batch(
-    [f"{a}\n{b}" if a else b for a, b in zip(stamps, example.parts)]
+    [f"{a}\n{b}" if a else b for a, b in zip(stamps, texts)]
   )
   limit = (max_chunks or 0) * size
   if limit and len(parts) == 1 and len(parts[0]) > limit:

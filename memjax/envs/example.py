@@ -16,7 +16,8 @@ class Example:
     id: names the example; random keys are made from it.
     question: what is asked.
     context: what is read chunk by chunk; may be empty. A tuple has one part
-      for each session: a chunk never spans two of them.
+      for each session: a chunk never spans two of them. Of long texts that are
+      generated (`suite.draft.Deferred`) it is made whenever it is read.
     answers: the accepted answers.
     meta: whatever a data set knows beside that.
     stamps: what to write before entries of each part (its date, say); as many
@@ -35,9 +36,10 @@ class Example:
   @property
   def parts(self) -> tuple[str, ...]:
     """The context as a tuple, whichever it is; an empty text has none."""
-    if isinstance(self.context, str):
-      return (self.context,) if self.context else ()
-    return self.context
+    context = self.context  # once: it may be made on the spot
+    if isinstance(context, str):
+      return (context,) if context else ()
+    return context
 
 
 def documents(examples: Iterable[Example]) -> list[int]:
