@@ -148,6 +148,17 @@ def ruler_any(text: str, answers: Sequence[str]) -> float:
   return float(any(_contains(text, answer) for answer in answers))
 
 
+def in_order(text: str, answers: Sequence[str]) -> float:
+  """The share of the answers that stand in their place, between commas.
+
+  For questions about several things at once, where to name all values that
+  there are must not pay. Normal forms are compared.
+  """
+  found = [_form(x) for x in extract_answer(text).split(",")]
+  right = [bool(x) and x == _form(a) for x, a in zip(found, answers)]
+  return sum(right) / max(len(answers), 1)
+
+
 def _contains(text: str, answer: str) -> bool:
   # A blank answer is part of any text.
   return bool(answer.strip()) and answer.lower() in text.lower()
@@ -158,6 +169,7 @@ REWARDS: dict[str, Verifier] = {
   "reward_exact": exact_match,
   "reward_f1": squad_f1,
   "reward_ruler": ruler_fraction,
+  "reward_in_order": in_order,
 }
 METRICS: dict[str, Verifier] = {
   "em": exact_match,
@@ -165,6 +177,7 @@ METRICS: dict[str, Verifier] = {
   "sub_em": sub_em,
   "ruler": ruler_fraction,
   "ruler_any": ruler_any,
+  "in_order": in_order,
   "boxed_em": strict_boxed,
 }
 

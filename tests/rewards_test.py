@@ -154,17 +154,28 @@ def test_ruler():
   assert rewards.ruler_any(text, ["", " "]) == rewards.ruler_any("", [""]) == 0
 
 
+def test_in_order():
+  answers = ["tavon", "belis", "tavon", "rome"]
+  assert rewards.in_order("tavon, Belis., the Tavon,rome", answers) == 1
+  assert rewards.in_order(r"\boxed{belis, belis, tavon}", answers) == 1 / 2
+  # All that there are, or too many.
+  assert rewards.in_order("rome, tavon, belis", answers) == 0
+  assert rewards.in_order("tavon, belis, tavon, rome, x", answers) == 1
+
+
 _NAMES = {
   # Answers Rome, Oslo: to "\\boxed{the Rome}", then to "\\boxed{big Rome}".
   "reward_boxed": (0, 0),
   "reward_exact": (1, 0),
   "reward_f1": (1, 2 / 3),  # p = 1/2, r = 1
   "reward_ruler": (1 / 2, 1 / 2),
+  "reward_in_order": (1 / 2, 0),
   "em": (1, 0),
   "f1": (1, 2 / 3),
   "sub_em": (1, 1),
   "ruler": (1 / 2, 1 / 2),
   "ruler_any": (1, 1),
+  "in_order": (1 / 2, 0),
   "boxed_em": (0, 0),
 }
 
