@@ -38,6 +38,7 @@ from memjax.envs import long_context
 from memjax.envs import memory_bank
 from memjax.envs import prose
 from memjax.envs import relations
+from memjax.envs.suite import env as suite
 
 # An environment has train_examples, eval_sets, reward, metric and label. It may
 # have rewards and metrics, too, which take many answers at once.
@@ -49,6 +50,7 @@ ENVS = {
   "long_context": long_context.make,
   "locomo": locomo.make,
   "memory_bank": memory_bank.make,
+  "suite": suite.Suite,
 }
 
 # What may differ when a workdir is used again: how long, not what; and how a

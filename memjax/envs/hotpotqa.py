@@ -129,7 +129,7 @@ def _is_paragraph(pair: Any) -> bool:
   )
 
 
-def _key(title: str) -> str:
+def key(title: str) -> str:
   """What two titles of one document have in common."""
   return " ".join(title.casefold().split())
 
@@ -158,12 +158,12 @@ def build(
   """
   pool = {}
   for title, text in sorted({d for item in items for d in item["documents"]}):
-    pool.setdefault(_key(title), (title, text))
+    pool.setdefault(key(title), (title, text))
   keys = list(pool)
   records = []
   for index, item in enumerate(items[:limit] if limit else items):
     own = item["documents"]
-    closed = {_key(title) for title, _ in own} | {_key(item["answer"])}
+    closed = {key(title) for title, _ in own} | {key(item["answer"])}
     others = len(pool) - len(closed & pool.keys())
     wanted = num_docs - len(own)
     if not 0 <= wanted <= others:
