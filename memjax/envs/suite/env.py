@@ -80,13 +80,8 @@ class Suite:
         raise ValueError(
           f"config.data.tasks: {name!r} is none of {', '.join(tasks.TASKS)}"
         )
-      least = tasks.TASKS[name].least
       for length in (*self.lengths, *self.train_lengths):
-        if not least <= length <= draft.LONGEST:
-          raise ValueError(
-            f"config.data.lengths: {name} of {length} tokens, expected "
-            f"{least} to {draft.LONGEST}"
-          )
+        tasks.check_length(name, length, "config.data.lengths")
     if "qa" in self.tasks:
       _ = self._tasks  # the file is read now
 

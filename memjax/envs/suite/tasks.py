@@ -25,6 +25,19 @@ TASKS: dict[str, draft.Task] = (
 RULER = (*(x for x in needles.PUBLISHED), "vt", "cwe", "fwe")
 
 
+def check_length(name: str, length: int, key: str) -> None:
+  """Refuses a length that a task cannot have.
+
+  Raises:
+    ValueError: says which ones it can.
+  """
+  least = TASKS[name].least
+  if not least <= length <= draft.LONGEST:
+    raise ValueError(
+      f"{key}={length}: expected {least} to {draft.LONGEST} tokens for {name}"
+    )
+
+
 def example(
   task: draft.Task, name: str, length: int, seed: int, split: str, index: int
 ) -> draft.Deferred:
