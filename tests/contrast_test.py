@@ -104,8 +104,8 @@ def test_what_cannot_be_compared(arm):
 def test_verdicts_are_corrected_for_the_table():
   row = lambda low, p: {"low": low, "high": 0.4, "p": p}
   rows = [row(0.01, 0.02), row(0.01, 0.03), row(-0.3, 0.9)]
-  contrast.judge(rows[:1])
+  contrast.add_verdicts(rows[:1])
   assert rows[0]["verdict"] == "better" and rows[0]["p_holm"] == 0.02
-  contrast.judge(rows)
+  contrast.add_verdicts(rows)
   assert [x["p_holm"] for x in rows] == pytest.approx([0.06, 0.06, 0.9])
   assert {x["verdict"] for x in rows} == {"not told apart"}

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import fake_results
 import judge_server
 import pytest
 import rich.console
@@ -217,7 +218,8 @@ def test_evaluation(small, server, tmp_path, capsys):
   cell, right = found["base"]["x1"], summary["corrected"]["base"]["x1"]
   assert cell["accuracy"] == right["accuracy"]  # it does not err
   assert right["high"] - right["low"] > 0
-  assert set(summary["corrected"]) == {"base", "empty_memory", "oracle"}
+  assert set(summary["corrected"]) == {"base", *found["controls"]}
+  assert {"empty_memory", "oracle"} < set(found["controls"])
   assert found["scores"]["x1"] != [0.0] * 8
   for text in (
     "base, corrected for the judge",
@@ -302,15 +304,13 @@ def test_arms_are_compared_under_one_judge(tmp_path):
 
   def write(name, judged_by):
     folder = tmp_path / name
-    folder.mkdir()
-    cell = {"recall": {"trained": {}}, "memory": {}, "seconds": 1.0}
-    summary = {"trained": {"x1": {}}, "data_sha256": {"x1": "a"}, **cell}
+    kept = {"x1": [1.0, 1.0]}
+    fake_results.write_run(folder, kept, metric="judge" if judged_by else "em")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"recall": {"trained": {}}, "memory": {}, "seconds": 1.0}
     if judged_by:
       summary["judge"] = judged_by
-    (folder / "summary.json").write_text(json.dumps(summary))
-    by_question = {"base": {"x1": [0, 1]}, "trained": {"x1": [1, 1]}}
-    (folder / "scores.json").write_text(json.dumps(by_question))
-    return folder
+    return fake_results.write(folder / "summary.json", summary).parent
 
   one, two, three, none = (
     write(name, x)
@@ -319,8 +319,11 @@ def test_arms_are_compared_under_one_judge(tmp_path):
   found = compare.summarize({("a", 0): one, ("b", 0): two})
   assert found["judge"]["rates"] == said["rates"]
   assert "judge" not in compare.summarize({("d", 0): none})
-  for wrong in (three, none):
-    with pytest.raises(ValueError, match="compare runs of one config.judge"):
+  for wrong, message in (
+    (three, "compare runs of one config.judge"),
+    (none, "was scored by judge, .*d by em"),
+  ):
+    with pytest.raises(ValueError, match=message):
       compare.summarize({("a", 0): one, ("c", 0): wrong})
 
 
