@@ -7,8 +7,6 @@ Dimension key: N examples, K samples of each, B rows of a batch.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -145,13 +143,9 @@ def _batches(agent, examples, samples, batch_size) -> list[list[_Unit]]:
   groups: dict[Any, list[int]] = {}
   lengths = []
   for n, example in enumerate(examples):
-    # Once, and not kept: together long texts would fill the memory.
-    parts = example.parts
-    lengths.append(sum(map(len, parts)))
-    same = n
-    if agent.shares_state:
-      read = json.dumps([parts, example.stamps, example.bank])
-      same = hashlib.sha256(read.encode()).digest()
+    # Not kept: together long texts would fill the memory.
+    lengths.append(sum(map(len, example.parts)))
+    same = example.about if agent.shares_state else n
     groups.setdefault(same, []).append(n)
   ordered = sorted(groups.values(), key=lambda x: (-lengths[x[0]], x[0]))
   units = [

@@ -6,6 +6,8 @@ import pytest
 import tiny_runs
 
 from memjax import build
+from memjax import config as config_lib
+from memjax import controls
 from memjax import evaluate
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
@@ -172,8 +174,8 @@ def test_an_agent_is_evaluated_on_it(config, monkeypatch):
   assert set(made.values()) == {3} and len(made) == 6
   assert {x["n"] for x in result["sets"].values()} == {3}
   assert len(set(result["data_sha256"].values())) == 2
-  found, parts = evaluate.controls(run, policies)
-  assert set(found) == {"empty_memory", "oracle"}
+  found, parts, _ = controls.evaluate_all(run, policies)
+  assert set(found) == set(config_lib.CONTROLS)
   assert set(found["oracle"]) == set(result["sets"])
   assert parts["oracle"]["babi_qa1"]["n"] == 3
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Hashable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,18 @@ class Example:
       return (context,) if context else ()
     return context
 
+  @property
+  def about(self) -> Hashable:
+    """Equal for examples that are answered from one reading; None: of nothing.
+
+    A digest, as a context can have millions of words.
+    """
+    parts = self.parts
+    if not parts and not self.bank:
+      return None
+    read = json.dumps([parts, self.stamps, self.bank])
+    return hashlib.sha256(read.encode()).digest()
+
 
 def documents(examples: Iterable[Example]) -> list[int]:
   """Numbers what the examples are about, in order of appearance.
@@ -49,12 +62,11 @@ def documents(examples: Iterable[Example]) -> list[int]:
   one reading, and their scores hang together. A question without any context
   stands alone.
   """
-  numbers: dict[Any, int] = {}
+  numbers: dict[Hashable, int] = {}
   found = []
   for place, x in enumerate(examples):
-    # A digest: a context can have millions of words.
-    about = json.dumps([x.parts, x.stamps, x.bank]).encode()
-    key = hashlib.sha256(about).digest() if x.parts or x.bank else place
+    about = x.about
+    key = place if about is None else about
     found.append(numbers.setdefault(key, len(numbers)))
   return found
 

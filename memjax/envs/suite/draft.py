@@ -7,6 +7,7 @@ them each time somebody asks for it, from a stream of its own.
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -102,6 +103,11 @@ class Deferred(example_lib.Example):
   def context(self) -> str | tuple[str, ...]:
     """The text."""
     return self._context() if callable(self._context) else self._context
+
+  @property
+  def about(self) -> Hashable:
+    """What makes the text, which therefore is not made to compare it."""
+    return self._context if callable(self._context) else super().about
 
 
 def hide(
