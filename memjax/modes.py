@@ -46,6 +46,9 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   found = evaluate_lib.suite(run, policies)
   controls, rules, by_control = controls_lib.evaluate_all(run, policies)
   side = "base" if which == "base" else "trained"
+  groups = run.env.groups() if hasattr(run.env, "groups") else {}
+  for cells in (found["sets"], found["verified"], *controls.values()):
+    cells |= scores.averages(cells, groups)
   summary = {
     "config": f"{run.config.name}, {source}",
     "seed": run.config.seed,

@@ -160,6 +160,30 @@ def memory_gains(
   return gains
 
 
+def averages(
+  cells: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+  """Mean accuracy over the sets of each group that has all of its cells."""
+  found = {}
+  for group, names in groups.items():
+    if not all(name in cells for name in names):
+      continue
+    parts = [cells[name] for name in names]
+    documents = sum(x["documents"] for x in parts)
+    mean = stats.average(
+      [stats.Interval(x["accuracy"], x["low"], x["high"]) for x in parts],
+      documents,
+    )
+    found[group] = {
+      "accuracy": mean.value,
+      "low": mean.low,
+      "high": mean.high,
+      "n": sum(x["n"] for x in parts),
+      "documents": documents,
+    }
+  return found
+
+
 def plan(sets: Mapping[str, Sequence[example_lib.Example]]) -> str:
   """One line: which differences the questions of held-out sets can show."""
   parts = []

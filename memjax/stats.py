@@ -225,6 +225,20 @@ def around(value: float, squared: float, constant: float) -> Interval:
   return Interval(value, *wilson(value / per_trial, 1 / per_trial, 1.0))
 
 
+def average(parts: Sequence[Interval], documents: int) -> Interval:
+  """The mean of means of sets that are fixed and drawn apart, each counts once.
+
+  Its half-width is h = sqrt(sum_k h_k^2) / K: other documents, the same sets.
+
+  Args:
+    parts: of each of K sets.
+    documents: in all sets.
+  """
+  value = sum(x.value for x in parts) / len(parts)
+  half = math.hypot(*((x.high - x.low) / 2 for x in parts)) / len(parts)
+  return around(value, half**2, Z**2 / documents)
+
+
 def half_width(
   difference_N: np.ndarray, found: Documents, probability: float
 ) -> float:

@@ -150,6 +150,20 @@ def test_memory_gains():
   assert scores.memory_gains(right, {"empty_memory": empty}, documents) == {}
 
 
+def test_averages_of_groups():
+  one, other = scores.interval([1.0, 0, 0, 0]), scores.interval([1.0, 1])
+  cells = {"a_4": one, "b_4": other, "a_8": one}
+  groups = {"mean_4": ["a_4", "b_4"], "mean_8": ["a_8", "b_8"]}
+  found = scores.averages(cells, groups)
+  assert list(found) == ["mean_4"]
+  cell = found["mean_4"]
+  # Each set counts once, whatever its size.
+  assert cell["accuracy"] == 0.625 and cell["n"] == cell["documents"] == 6
+  halves = [(x["high"] - x["low"]) / 2 for x in (one, other)]
+  half = (cell["high"] - cell["low"]) / 2
+  assert half == pytest.approx(np.hypot(*halves) / 2, rel=0.15)
+
+
 def test_the_plan_names_questions_and_documents(examples):
   same = [dataclasses.replace(x, context="kim=oslo") for x in examples]
   said = scores.plan({"x1": examples * 10, "x2": same})

@@ -163,3 +163,18 @@ def test_seeds_closely(setting):
   """Not below; above it may be, as few seeds say little."""
   for count in _seeds(setting, 1500):
     assert _holds(count, 1500, 0.94, 0.995)
+
+
+@pytest.mark.parametrize("n", [32, 128])
+def test_average_of_sets(n):
+  """Also where some are never and some are always answered; 1,000 times."""
+  p_K = np.array([0.0, 0.02, 0.1, 0.5, 0.5, 0.8, 0.97, 1.0])
+  rng, kept = np.random.default_rng(0), 0
+  for _ in range(1000):
+    right_KN = rng.random((len(p_K), n)) < p_K[:, None]
+    parts = [stats.mean(right_N * 1.0) for right_N in right_KN]
+    found = stats.average(parts, right_KN.size)
+    assert found.value == pytest.approx(right_KN.mean())
+    kept += found.low <= p_K.mean() <= found.high
+  # Sets that are always answered have a width of their own: never too narrow.
+  assert _holds(kept, 1000, 0.95, 0.99)

@@ -45,6 +45,14 @@ def test_sets_of_each_task_and_length(env):
   assert other[0].question != sets["mqar_1024"][0].question
 
 
+def test_groups_are_lengths(env):
+  sets = env.eval_sets()
+  found = env.groups()
+  assert list(found) == ["mean_1024", "mean_2048"]
+  assert [x for names in found.values() for x in names] == list(sets)
+  assert dataclasses.replace(env, tasks=("mqar",)).groups() == {}
+
+
 def test_the_training_stream(env):
   found = env.train_examples(5, 12)
   assert [x.id for x in found] == list(range(5, 17))

@@ -120,6 +120,15 @@ class Suite:
     """Held-out examples of each task and length, keyed task_length."""
     return _eval_sets(self)
 
+  def groups(self) -> dict[str, list[str]]:
+    """The sets of each length, whose mean is reported as RULER reports it."""
+    if len(self.tasks) == 1:
+      return {}
+    return {
+      f"mean_{length}": [f"{name}_{length}" for name in self.tasks]
+      for length in self.lengths
+    }
+
   def reward(self, example: example_lib.Example, text: str) -> float:
     """The training reward of an answer."""
     return self._score(self.reward_name, example, text)
