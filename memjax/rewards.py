@@ -8,6 +8,7 @@ two differ by tens of points on the same answers.
 """
 
 import collections
+import math
 import re
 import string
 from collections.abc import Callable
@@ -18,6 +19,8 @@ Verifier = Callable[[str, Sequence[str]], float]
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORD = re.compile(r"\w+")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 # LaTeX that changes how an answer looks, not what it is.
 _FRACTION = re.compile(r"\\[td]frac")
 _LOOKS = re.compile(r"\\!|\\left|\\right|\\\$|\\%|\^\\circ|\^\{\\circ\}|\s")
@@ -133,6 +136,62 @@ def sub_em(text: str, answers: Sequence[str]) -> float:
   return exact_match(text, answers)
 
 
+def sub_em_first(text: str, answers: Sequence[str]) -> float:
+  """`sub_em` by the first accepted answer alone, as MemAgent's script has it.
+
+  It differs where a file has several, as RULER's qa_1 does.
+  """
+  return sub_em(text, answers[:1])
+
+
+def bleu1(text: str, answers: Sequence[str]) -> float:
+  """The best BLEU-1 over the accepted answers.
+
+    BLEU-1 = min(1, exp(1 - accepted / found)) common / found
+
+  of words and punctuation marks in lower case (Papineni et al., ACL 2002, with
+  N = 1). Papers on memory give it beside F1 and do not say how they part words;
+  NLTK's parts contractions, too.
+  """
+  return max((_bleu1(text, answer) for answer in answers), default=0.0)
+
+
+def _bleu1(text: str, answer: str) -> float:
+  found, truth = (
+    _TOKEN.findall(x.lower()) for x in (extract_answer(text), answer)
+  )
+  same = sum((collections.Counter(found) & collections.Counter(truth)).values())
+  if not same:
+    return 0.0
+  return min(1.0, math.exp(1 - len(truth) / len(found))) * same / len(found)
+
+
+def rouge_l(text: str, answers: Sequence[str]) -> float:
+  """The best ROUGE-L recall over the accepted answers.
+
+    ROUGE-L recall = longest common subsequence / accepted
+
+  of words in lower case, not stemmed (Lin, 2004). MemGPT (2310.08560) takes
+  recall since models say more than the answer; so does who repeats the memory.
+  """
+  return max((_rouge_l(text, answer) for answer in answers), default=0.0)
+
+
+def _rouge_l(text: str, answer: str) -> float:
+  found, truth = (
+    _WORD.findall(x.lower()) for x in (extract_answer(text), answer)
+  )
+  # longest[j]: the longest one of the words so far and of truth[:j].
+  longest = [0] * (len(truth) + 1)
+  for word in found:
+    before = longest[:]
+    for j, other in enumerate(truth):
+      longest[j + 1] = (
+        before[j] + 1 if word == other else max(before[j + 1], longest[j])
+      )
+  return longest[-1] / max(len(truth), 1)
+
+
 def ruler_fraction(text: str, answers: Sequence[str]) -> float:
   """The share of the answers that the text contains, in any case.
 
@@ -175,6 +234,9 @@ METRICS: dict[str, Verifier] = {
   "em": exact_match,
   "f1": squad_f1,
   "sub_em": sub_em,
+  "sub_em_first": sub_em_first,
+  "bleu1": bleu1,
+  "rouge_l": rouge_l,
   "ruler": ruler_fraction,
   "ruler_any": ruler_any,
   "in_order": in_order,

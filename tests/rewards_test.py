@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from memjax import rewards
@@ -116,6 +118,51 @@ def test_sub_em(text, answers, score):
   assert rewards.sub_em(text, answers) == score
 
 
+def test_sub_em_of_the_first_answer():
+  assert rewards.sub_em_first("in Rome", ["Rome", "Oslo"]) == 1
+  assert rewards.sub_em_first("in Oslo", ["Rome", "Oslo"]) == 0
+  assert rewards.sub_em("in Oslo", ["Rome", "Oslo"]) == 1
+
+
+@pytest.mark.parametrize(
+  "text, answers, score",
+  [
+    ("in the old town", ["in the new town"], 3 / 4),  # as long: no penalty
+    ("the the the", ["the cat"], 1 / 3),  # a word counts as often as accepted
+    ("the cat", ["the cat sat down"], math.exp(1 - 4 / 2)),  # all, but short
+    ("The cat.", ["the cat"], 2 / 3),  # a mark is a word
+    ("on the mat", ["a dog", "the mat"], 2 / 3),  # the best answer counts
+    ("cat", ["dog"], 0),
+    (r"It is \boxed{the cat}", ["the cat"], 1),
+    ("", ["cat"], 0),
+    ("cat", [], 0),
+  ],
+)
+def test_bleu1(text, answers, score):
+  assert rewards.bleu1(text, answers) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+  "text, answers, score",
+  [
+    ("You said that you surf in Hawaii.", ["surf in Hawaii"], 1),
+    # Lin's example: "police" and "the gunman", in their order.
+    ("police kill the gunman", ["police killed the gunman"], 3 / 4),
+    ("the gunman kill police", ["police killed the gunman"], 2 / 4),
+    ("b a", ["a b"], 1 / 2),
+    ("a x b x c", ["a b c d"], 3 / 4),  # gaps do not matter
+    ("red", ["a blue car", "red car"], 1 / 2),  # the best answer counts
+    ("Tacos!", ["tacos"], 1),
+    ("cat", ["dog"], 0),
+    ("", ["dog"], 0),
+    ("dog", ["?"], 0),
+    ("dog", [], 0),
+  ],
+)
+def test_rouge_l(text, answers, score):
+  assert rewards.rouge_l(text, answers) == pytest.approx(score)
+
+
 @pytest.mark.parametrize(
   "text, answer",
   [
@@ -173,6 +220,9 @@ _NAMES = {
   "em": (1, 0),
   "f1": (1, 2 / 3),
   "sub_em": (1, 1),
+  "sub_em_first": (1, 1),
+  "bleu1": (1 / 2, 1 / 2),
+  "rouge_l": (1, 1),
   "ruler": (1 / 2, 1 / 2),
   "ruler_any": (1, 1),
   "in_order": (1 / 2, 0),
