@@ -285,7 +285,8 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
     "breakdown": {label: cell} and "health": {name: mean over final states} of
     the first set, "traces": rollouts of its first examples, "verified": {name:
     cell} by the metric of the environment, where a judge is used,
-    "data_sha256": {name: fingerprint of the set}}; plain JSON.
+    "data_sha256": {name: fingerprint of the set}, "files": {name: SHA-256} of
+    what the environment read}; plain JSON.
   """
   cells, by_question, documents, hashes, recall = {}, {}, {}, {}, {}
   parts, health, traces, verified = {}, {}, [], {}
@@ -342,6 +343,7 @@ def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:
     "traces": traces,
     "verified": verified,
     "data_sha256": hashes,
+    "files": dict(getattr(run.env, "files", {})),
   }
 
 

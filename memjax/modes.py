@@ -60,6 +60,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     "breakdown": {which: found["breakdown"], **rules},
     "recall": {which: found["recall"]},
     "data_sha256": found["data_sha256"],
+    "files": found["files"],
     "memory_gain": scores.memory_gains(
       found["scores"], by_control, found["documents"]
     ),

@@ -13,6 +13,7 @@ is read, so the same files give the same report.
     "health": {"base": {name: {"mean", "n"}}, "trained": {...}},  (optional)
     "memory_gain": {"x1": {"gain", "low", "high"} or {"gain": None,
       "reason"}},                                                 (optional)
+    "files": {name of a data file: its SHA-256},                  (optional)
     "judge": see `judged.Judged.summary`}                         (optional)
   CELL = {"accuracy", "low", "high", "n", "documents" and "sampled" (optional)}
 
@@ -161,6 +162,11 @@ def _caption(summary: Mapping[str, Any]) -> str:
         f"memory gain {scale}: {cell['gain']:.3f} [{cell['low']:.3f}, "
         f"{cell['high']:.3f}]"
       )
+  if summary.get("files"):
+    parts.append(
+      "SHA-256 of the data: "
+      + ", ".join(f"{x} {sha[:12]}" for x, sha in summary["files"].items())
+    )
   if "judge" in summary:
     parts.append(judged.describe(summary["judge"]))
   return "; ".join(parts)

@@ -78,6 +78,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   config, steps = run.config, run.config.train.steps
   if run.judged:
     logging.info("judge: %s", run.judged.checked.identity)
+  run.env.train_examples(0, 1)  # a test set refuses, before any time is spent
   workdir = build.claim(workdir, config)
   logging.info("%s", scores.plan(run.env.eval_sets()))
   restored = checkpoint.restore(workdir, run.abstract_state())
@@ -308,6 +309,7 @@ def _finish(
     "memory": dict(zip(("held", "shown"), run.agent.budget)),
     "recall": {"base": base["recall"], "trained": trained["recall"]},
     "data_sha256": trained["data_sha256"],
+    "files": trained["files"],
     "memory_gain": scores.memory_gains(
       trained["scores"], by_control, trained["documents"]
     ),

@@ -250,6 +250,15 @@ class TestTable:
     assert "memory gain x1: 0.750 [0.500, 1.000]" in text
     assert "memory gain x16: none, as oracle - none is 0" in text
 
+  def test_files_are_told(self):
+    summary = _summary()
+    assert "SHA-256" not in report._caption({**summary, "files": {}})
+    summary["files"] = {"a.json": "0123456789abcdef", "b.json": "f" * 64}
+    text = report._caption(summary)
+    assert "SHA-256 of the data: a.json 0123456789ab, b.json ffffffffffff" in (
+      text
+    )
+
   def test_narrow_keeps_the_numbers(self):
     text = self._print(80)
     for part in ("0.953", "[0.933, 0.963]", "(sampled 0.90)"):

@@ -4,15 +4,55 @@ No record is skipped: a malformed one is an error that names it, which is why
 JSON is read by the standard library; Arrow's reader knows no line numbers.
 """
 
+import hashlib
 import json
+import os
 import pathlib
+import re
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
+from typing import TextIO
+
+from absl import logging
 
 # A file's path -> ("a.json, record 2", record) of each of its records.
 Reader = Callable[[pathlib.Path], Iterator[tuple[str, Any]]]
+
+# Of a long list so many characters are read at a time, and a record that has no
+# end after so many is malformed: LongMemEval's longest have 6 million.
+_PIECE = 1 << 20
+_LONGEST = 1 << 26
+_GAP = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+
+
+def digests(
+  *paths: str | os.PathLike, published: Collection[str] = ()
+) -> dict[str, str]:
+  """The SHA-256 of each file by its name; a path of "" is passed over.
+
+  A file with another SHA-256 than the published ones is no error, but the log
+  says so. Two files of one name go by their paths.
+  """
+  found = {}
+  named = [pathlib.Path(path) for path in paths if str(path)]
+  for path in dict.fromkeys(named):
+    with path.open("rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if published and digest not in published:
+      logging.warning(
+        "%s: not the file that papers' numbers are of (its SHA-256 is %s, "
+        "expected %s)",
+        path,
+        digest,
+        " or ".join(published),
+      )
+    twice = any(x.name == path.name and x != path for x in named)
+    found[str(path) if twice else path.name] = digest
+  return found
 
 
 def records(
@@ -44,6 +84,43 @@ def records(
     yield where, record
   if is_empty:
     raise ValueError(f"{path} is empty: expected at least one record")
+
+
+def field(record: Any, name: str, kind: Any, where: str) -> Any:
+  """A field of a record, of one of these types; true and false are no numbers.
+
+  Raises:
+    ValueError: there is none, or it is something else; `where` is its place.
+  """
+  if not isinstance(record, Mapping):
+    raise ValueError(
+      f"{where}: expected an object, found {type(record).__name__}"
+    )
+  if name not in record:
+    raise ValueError(
+      f"{where}: no field {name!r}, only {', '.join(record) or 'none'}"
+    )
+  value = record[name]
+  kinds = kind if isinstance(kind, tuple) else (kind,)
+  # JSON's true is no number, though Python's is.
+  if not isinstance(value, kinds) or isinstance(value, bool):
+    raise ValueError(
+      f"{where}: field {name!r} is {value!r:.60}, expected "
+      f"{' or '.join(k.__name__ for k in kinds)}"
+    )
+  return value
+
+
+def text(record: Any, name: str, where: str) -> str:
+  """A text field on one line.
+
+  Raises:
+    ValueError: there is none, or nothing in it.
+  """
+  found = " ".join(field(record, name, str, where).split())
+  if not found:
+    raise ValueError(f"{where}: field {name!r} is empty, expected a text")
+  return found
 
 
 def json_list(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
@@ -104,3 +181,109 @@ def _text(path: pathlib.Path) -> str:
     return path.read_text(encoding="utf-8")
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def json_items(
+  path: pathlib.Path,
+) -> Iterator[tuple[str, Mapping[str, Any], tuple[int, int]]]:
+  """Reads one list of objects, one at a time.
+
+  It takes the memory of a record, not of the file.
+
+  Yields:
+    (place, record, span): number of the record's first byte, and how many it
+    has, by which `item_at` reads it again.
+
+  Raises:
+    ValueError: the file is not UTF-8, or not such a list; names the record.
+  """
+  if not path.is_file():
+    raise ValueError(f"{path}: no such file")
+  with path.open(encoding="utf-8", newline="") as file:
+    source, number, where = _Source(file), 0, str(path)
+    try:
+      source.take("[", "a list of records")
+      while not number or source.take(",]", "',' or ']'") == ",":
+        number += 1
+        where = f"{path}, record {number}"
+        source.peek("{", "an object")
+        record, span = source.record()
+        yield where, record, span
+        where = f"{path}, behind record {number}"
+      source.peek("", "the end of the file")
+    except UnicodeDecodeError as error:
+      raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+      raise ValueError(f"{where} is not JSON: {error}") from error
+    except ValueError as error:
+      raise ValueError(f"{where}: {error}") from error
+
+
+def item_at(path: pathlib.Path, span: tuple[int, int]) -> Mapping[str, Any]:
+  """A record that `json_items` gave with its span.
+
+  Raises:
+    ValueError: it is there no longer.
+  """
+  start, size = span
+  try:
+    with path.open("rb") as file:
+      file.seek(start)
+      return json.loads(file.read(size))
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"{path} was changed or removed during the run ({error}): put it back "
+      "and start again"
+    ) from error
+
+
+class _Source:
+  """A JSON text that is read piece by piece."""
+
+  def __init__(self, file: TextIO):
+    self._file = file
+    self._text, self._at = "", 0  # what is held, and how much of it is used
+    self._passed = 0  # bytes before what is held
+    self._ended = False
+
+  def _more(self) -> None:
+    """Reads on; twice as much each time, as a record is tried again then."""
+    self._passed += len(self._text[: self._at].encode())
+    held = self._text[self._at :]
+    found = self._file.read(max(_PIECE, len(held)))
+    self._text, self._at, self._ended = held + found, 0, not found
+
+  def peek(self, signs: str, expected: str) -> str:
+    """The next sign but white space, one of these; "" is the end alone."""
+    while True:
+      self._at = _GAP.match(self._text, self._at).end()
+      if self._at < len(self._text) or self._ended:
+        break
+      self._more()
+    sign = self._text[self._at : self._at + 1]
+    if sign not in signs or bool(sign) != bool(signs):
+      found = self._text[self._at : self._at + 40]
+      raise ValueError(f"found {found!r}, expected {expected}")
+    return sign
+
+  def take(self, signs: str, expected: str) -> str:
+    """The same, used up."""
+    sign = self.peek(signs, expected)
+    self._at += 1
+    return sign
+
+  def record(self) -> tuple[Any, tuple[int, int]]:
+    """The object that begins here, and its span in the file."""
+    while True:
+      try:
+        found, end = _DECODER.raw_decode(self._text, self._at)
+        break
+      except json.JSONDecodeError:
+        # Its end may not have been read yet.
+        if self._ended or len(self._text) - self._at > _LONGEST:
+          raise
+        self._more()
+    start = self._passed + len(self._text[: self._at].encode())
+    size = len(self._text[self._at : end].encode())
+    self._at = end
+    return found, (start, size)

@@ -20,6 +20,7 @@ import numpy as np
 
 from memjax import rewards
 from memjax.envs import example as example_lib
+from memjax.envs import files as files_lib
 from memjax.envs import locomo_file
 from memjax.envs import porter
 
@@ -110,6 +111,7 @@ class Locomo:
     counts: those of `locomo_file.Corpus`, and outside_window: questions of the
       training conversations that were left out since their evidence is not in
       one window, or they have none.
+    files: SHA-256 of the file by its name.
   """
 
   train: tuple[example_lib.Example, ...]
@@ -119,6 +121,7 @@ class Locomo:
   metric_name: str
   questions: int
   counts: Mapping[str, int]
+  files: Mapping[str, str]
 
   def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
     """Examples [start, start + count) of an endless stream of epochs.
@@ -278,4 +281,5 @@ def make(
     metric_name,
     questions,
     {**corpus.counts, "outside_window": outside},
+    files_lib.digests(path, published=locomo_file.PUBLISHED),
   )

@@ -16,6 +16,12 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from memjax.envs import files
+
+# SHA-256 of locomo10.json as its authors published it.
+PUBLISHED = (
+  "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4",
+)
 _ADVERSARIAL = 5
 _SESSION = re.compile(r"session_([0-9]{1,9})")
 _TURN_ID = re.compile(r"D[1-9][0-9]{0,8}:[1-9][0-9]{0,8}")
@@ -131,18 +137,18 @@ def load(path: str | os.PathLike) -> Corpus:
   conversations, index = {}, 0
   for number, sample in enumerate(samples, start=1):
     where = f"{path}, sample {number}"
-    name = _field(sample, "sample_id", str, where)
+    name = files.field(sample, "sample_id", str, where)
     where += f" ({name})"
     if name in conversations:
       raise ValueError(f"{where}: an earlier sample has the same sample_id")
-    talk = _field(sample, "conversation", Mapping, where)
+    talk = files.field(sample, "conversation", Mapping, where)
     speakers = (
-      _text(talk, "speaker_a", where),
-      _text(talk, "speaker_b", where),
+      files.text(talk, "speaker_a", where),
+      files.text(talk, "speaker_b", where),
     )
     sessions = _sessions(talk, speakers, where, counts)
     ids = {turn.id for session in sessions for turn in session.turns}
-    asked = _field(sample, "qa", list, where)
+    asked = files.field(sample, "qa", list, where)
     questions = []
     for place, record in enumerate(asked, start=1):
       at = f"{where}, question {place}"
@@ -153,38 +159,6 @@ def load(path: str | os.PathLike) -> Corpus:
       name, speakers, sessions, tuple(questions)
     )
   return Corpus(conversations, dict(counts))
-
-
-def _field(record: Any, name: str, kind: Any, where: str) -> Any:
-  if not isinstance(record, Mapping):
-    raise ValueError(
-      f"{where}: expected an object, found {type(record).__name__}"
-    )
-  if name not in record:
-    raise ValueError(
-      f"{where}: no field {name!r}, only {', '.join(record) or 'none'}"
-    )
-  value = record[name]
-  kinds = kind if isinstance(kind, tuple) else (kind,)
-  # JSON's true is no number, though Python's is.
-  if not isinstance(value, kinds) or isinstance(value, bool):
-    raise ValueError(
-      f"{where}: field {name!r} is {value!r:.60}, expected "
-      f"{' or '.join(k.__name__ for k in kinds)}"
-    )
-  return value
-
-
-def _text(record: Any, name: str, where: str) -> str:
-  """A text field on one line.
-
-  Raises:
-    ValueError: there is none, or nothing in it.
-  """
-  text = " ".join(_field(record, name, str, where).split())
-  if not text:
-    raise ValueError(f"{where}: field {name!r} is empty, expected a text")
-  return text
 
 
 def _sessions(
@@ -199,7 +173,7 @@ def _sessions(
   sessions, seen = [], set()
   for number in numbers:
     name = f"session_{number}"
-    records = _field(talk, name, list, where)
+    records = files.field(talk, name, list, where)
     if not records:
       counts["empty_sessions"] += 1
       continue
@@ -210,7 +184,7 @@ def _sessions(
         raise ValueError(f"{where}: two turns have the dia_id {turn.id!r}")
       seen.add(turn.id)
       turns.append(turn)
-    time = _text(talk, f"{name}_date_time", where)
+    time = files.text(talk, f"{name}_date_time", where)
     sessions.append(Session(number, time, tuple(turns)))
   if not sessions:
     raise ValueError(
@@ -220,18 +194,20 @@ def _sessions(
 
 
 def _turn(record: Any, speakers: tuple[str, str], where: str) -> Turn:
-  speaker = _text(record, "speaker", where)
+  speaker = files.text(record, "speaker", where)
   if speaker not in speakers:
     raise ValueError(
       f"{where}: the speaker is {speaker!r}, expected {speakers[0]!r} or "
       f"{speakers[1]!r}"
     )
-  id = _field(record, "dia_id", str, where)
+  id = files.field(record, "dia_id", str, where)
   if not _TURN_ID.fullmatch(id):
     raise ValueError(f"{where}: the dia_id is {id!r}, expected one like 'D1:3'")
-  text = " ".join(_field(record, "text", str, where).split())
+  text = " ".join(files.field(record, "text", str, where).split())
   if "blip_caption" in record:
-    text = f"{text} [image: {_text(record, 'blip_caption', where)}]".strip()
+    text = (
+      f"{text} [image: {files.text(record, 'blip_caption', where)}]".strip()
+    )
   return Turn(id, speaker, text)
 
 
@@ -243,19 +219,19 @@ def _question(
   counts: collections.Counter[str],
 ) -> Question | None:
   """A question; None if it is adversarial."""
-  category = _field(record, "category", int, where)
+  category = files.field(record, "category", int, where)
   if not 1 <= category <= _ADVERSARIAL:
     raise ValueError(f"{where}: category is {category}, expected 1 to 5")
   if category == _ADVERSARIAL:
     counts["adversarial"] += 1
     return None
-  question = _text(record, "question", where)
-  answer = _field(record, "answer", (str, int), where)
+  question = files.text(record, "question", where)
+  answer = files.field(record, "answer", (str, int), where)
   counts["integer_answers"] += isinstance(answer, int)
   answer = str(answer).strip()
   if not answer:
     raise ValueError(f"{where}: the answer is empty")
-  cited = _field(record, "evidence", list, where)
+  cited = files.field(record, "evidence", list, where)
   counts["no_evidence"] += not cited
   evidence = {}  # in order, each once
   for text in cited:

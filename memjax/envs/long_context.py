@@ -28,7 +28,7 @@ import numpy as np
 
 from memjax import rewards
 from memjax.envs import example as example_lib
-from memjax.envs import files
+from memjax.envs import files as files_lib
 
 # Ids of held-out examples start here, so that none is a training example's.
 _EVAL_ID = 1 << 24
@@ -53,14 +53,14 @@ def load(
     ValueError: names the file, the record, what it has and what it should.
   """
   readers = {
-    ".json": files.json_list,
-    ".jsonl": files.json_lines,
+    ".json": files_lib.json_list,
+    ".jsonl": files_lib.json_lines,
     ".parquet": _parquet,
   }
   return [
     _example(record, first_id + i, where)
     for i, (where, record) in enumerate(
-      files.records(pathlib.Path(path), readers)
+      files_lib.records(pathlib.Path(path), readers)
     )
   ]
 
@@ -151,6 +151,7 @@ class LongContext:
     seed: of the order of training.
     reward_name: key of `rewards.REWARDS`.
     metric_name: key of `rewards.METRICS`.
+    files: SHA-256 of each file that was read, by its name.
   """
 
   train: tuple[example_lib.Example, ...]
@@ -158,6 +159,7 @@ class LongContext:
   seed: int
   reward_name: str
   metric_name: str
+  files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
     """Examples [start, start + count) of an endless stream of epochs.
@@ -263,7 +265,12 @@ def split(
       "them from the training file"
     )
   return LongContext(
-    tuple(train), {name: held_out}, seed, reward_name, metric_name
+    tuple(train),
+    {name: held_out},
+    seed,
+    reward_name,
+    metric_name,
+    files_lib.digests(path, eval_path),
   )
 
 

@@ -13,6 +13,7 @@ import functools
 
 from memjax import rewards
 from memjax.envs import example as example_lib
+from memjax.envs import files as files_lib
 from memjax.envs.suite import draft
 from memjax.envs.suite import labels
 from memjax.envs.suite import passages
@@ -84,6 +85,11 @@ class Suite:
         tasks.check_length(name, length, "config.data.lengths")
     if "qa" in self.tasks:
       _ = self._tasks  # the file is read now
+
+  @functools.cached_property
+  def files(self) -> dict[str, str]:
+    """SHA-256 of the file of the task "qa" by its name, if it is asked for."""
+    return files_lib.digests(self.path if "qa" in self.tasks else "")
 
   @functools.cached_property
   def _tasks(self) -> dict[str, draft.Task]:
