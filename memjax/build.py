@@ -35,6 +35,7 @@ from memjax.envs import dialogues
 from memjax.envs import facts
 from memjax.envs import locomo
 from memjax.envs import long_context
+from memjax.envs import longmemeval
 from memjax.envs import memory_bank
 from memjax.envs import prose
 from memjax.envs import relations
@@ -50,6 +51,7 @@ ENVS = {
   "dialogues": dialogues.Dialogues,
   "long_context": long_context.make,
   "locomo": locomo.make,
+  "longmemeval": longmemeval.make,
   "memory_bank": memory_bank.make,
   "suite": suite.Suite,
 }

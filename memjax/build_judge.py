@@ -62,6 +62,8 @@ def wrap(config: ml_collections.ConfigDict, env: Any) -> Any:
       judge.load_prompt(cfg.prompt),
       cfg.price_in,
       cfg.price_out,
+      # A prompt of the user's own is for all questions.
+      {} if cfg.prompt else getattr(env, "judge_prompts", {}),
     ),
     uses,
     cfg.examples,

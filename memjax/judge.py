@@ -71,11 +71,13 @@ class Item:
     question: what was asked.
     answers: the accepted answers, at least one.
     given: the answer.
+    kind: which of the judge's `prompts` it takes; "": the general one.
   """
 
   question: str
   answers: tuple[str, ...]
   given: str
+  kind: str = ""
 
 
 @dataclasses.dataclass
@@ -140,6 +142,7 @@ class Judge:
     prompt: str = PROMPT,
     price_in: float = 0.0,
     price_out: float = 0.0,
+    prompts: Mapping[str, str] | None = None,
   ):
     """Makes a judge.
 
@@ -149,27 +152,33 @@ class Judge:
       prompt: text with the slots {question}, {answers} and {given}.
       price_in: money for a million tokens of prompts; 0 is unknown.
       price_out: the same for replies.
+      prompts: others like it, for kinds of items.
 
     Raises:
-      ValueError: the prompt lacks a slot.
+      ValueError: a prompt lacks a slot.
     """
-    missing = {"question", "answers", "given"} - set(_SLOT.findall(prompt))
-    if missing:
-      raise ValueError(
-        f"the prompt of the judge has no {{{min(missing)}}}: it must say where "
-        "{question}, {answers} and {given} go"
-      )
+    self.prompts = {"": prompt, **(prompts or {})}
+    for text in self.prompts.values():
+      missing = {"question", "answers", "given"} - set(_SLOT.findall(text))
+      if missing:
+        raise ValueError(
+          f"the prompt of the judge has no {{{min(missing)}}}: it must say "
+          "where {question}, {answers} and {given} go"
+        )
     self.backend, self.cache, self.prompt = backend, cache, prompt
     self.price_in, self.price_out = price_in, price_out
     self.served: set[str] = set()  # names by which models signed verdicts
 
   @property
   def identity(self) -> dict[str, Any]:
-    """Model and prompt: what makes two scores comparable."""
+    """Model and prompts: what makes two scores comparable."""
+    told = self.prompt
+    if len(self.prompts) > 1:
+      told = json.dumps(self.prompts, sort_keys=True)
     return {
       "name": self.backend.name,
       "settings": dict(self.backend.settings),
-      "prompt_sha256": hashlib.sha256(self.prompt.encode()).hexdigest(),
+      "prompt_sha256": hashlib.sha256(told.encode()).hexdigest(),
     }
 
   def costs(self) -> dict[str, Any]:
@@ -224,7 +233,8 @@ class Judge:
       "given": item.given.strip(),
     }
     text = _SLOT.sub(
-      lambda slot: json.dumps(values[slot[1]], ensure_ascii=False), self.prompt
+      lambda slot: json.dumps(values[slot[1]], ensure_ascii=False),
+      self.prompts[item.kind],
     )
     # A sampled text can hold half of a surrogate pair, which UTF-8 cannot.
     return text.encode(errors="replace").decode()

@@ -1,5 +1,9 @@
 """An environment whose answers a model judges, and what goes with its scores.
 
+An environment may bring prompts of its own: `judge_prompts`, {kind: prompt}, is
+then what a published scorer asks, `judge_view(example)` gives (question as
+the judge sees it, kind), and `judge_name` is what such scores are called.
+
 Before its first verdict counts, a judge is asked about generated answers whose
 truth is known (`calibration`); one that errs too often is refused. Its error
 rates, its name and the hash of its prompt go with every score that it gives.
@@ -58,7 +62,14 @@ class Judged:
   @property
   def metric_name(self) -> str:
     """What a score is: "judge", or the metric of the environment."""
-    return "judge" if "metric" in self.uses else self.env.metric_name
+    if "metric" not in self.uses:
+      return self.env.metric_name
+    return self.env.judge_name if self._own_prompts else "judge"
+
+  @property
+  def _own_prompts(self) -> bool:
+    """Whether the environment's prompts are used."""
+    return len(self.by.prompts) > 1
 
   @functools.cached_property
   def rates(self) -> dict[str, Any]:
@@ -120,10 +131,13 @@ class Judged:
   def _verdicts(
     self, examples: Sequence[example_lib.Example], texts: Sequence[str]
   ) -> list[float]:
-    items = [
-      judge_lib.Item(x.question, x.answers, rewards.extract_answer(text))
-      for x, text in zip(examples, texts, strict=True)
-    ]
+    view = getattr(self.env, "judge_view", lambda x: (x.question, ""))
+    items = []
+    for example, text in zip(examples, texts, strict=True):
+      question, kind = view(example)
+      given = rewards.extract_answer(text)
+      kind = kind if self._own_prompts else ""
+      items.append(judge_lib.Item(question, example.answers, given, kind))
     return [float(right) for right in self.checked.verdicts(items)]
 
   def summary(
@@ -142,6 +156,8 @@ class Judged:
       signed, "uses", "limits", "rates", "costs": of this process, "verifier":
       name of the environment's metric, and, where the metric is judged,
       "verified" and "corrected": as cells, None where that is not defined}.
+      There is no "corrected" where the environment's prompts are asked: they
+      accept other things than the general one, of which the rates are.
     """
     found = {
       **self.checked.identity,
@@ -154,6 +170,9 @@ class Judged:
     }
     if "metric" not in self.uses:
       return found
+    found["verified"] = verified
+    if self._own_prompts:
+      return {**found, "prompts": sorted(self.by.prompts)[1:]}
     corrected = {
       side: {
         name: calibration.corrected(cell, self.rates)
@@ -161,7 +180,7 @@ class Judged:
       }
       for side, of_side in cells.items()
     }
-    return {**found, "verified": verified, "corrected": corrected}
+    return {**found, "corrected": corrected}
 
 
 def describe(judge: Mapping[str, Any]) -> str:
@@ -180,6 +199,11 @@ def describe(judge: Mapping[str, Any]) -> str:
     f"{' and '.join(judge['uses'])} by the judge {judge['name']}, prompt "
     f"{judge['prompt_sha256'][:12]}, which {errors}"
     + (f" (beyond the limit: {', '.join(beyond)})" if beyond else "")
+    + (
+      "; these errors are of its general prompt, scores are by the data's own"
+      if "prompts" in judge
+      else ""
+    )
   )
 
 
