@@ -37,6 +37,7 @@ from memjax.envs import locomo
 from memjax.envs import long_context
 from memjax.envs import longmemeval
 from memjax.envs import memory_bank
+from memjax.envs import msc
 from memjax.envs import prose
 from memjax.envs import relations
 from memjax.envs.suite import env as suite
@@ -52,6 +53,7 @@ ENVS = {
   "long_context": long_context.make,
   "locomo": locomo.make,
   "longmemeval": longmemeval.make,
+  "msc": msc.make,
   "memory_bank": memory_bank.make,
   "suite": suite.Suite,
 }
