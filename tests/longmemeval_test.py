@@ -7,6 +7,7 @@ Files are in the published shape with texts of our own, see
 import dataclasses
 import json
 import tracemalloc
+import types
 
 import longmemeval_file_test
 import ml_collections
@@ -18,6 +19,7 @@ from memjax import config as config_lib
 from memjax import judge
 from memjax import judge_cache
 from memjax import judged
+from memjax import train
 from memjax.envs import example as example_lib
 from memjax.envs import longmemeval
 from memjax.envs import longmemeval_file
@@ -149,6 +151,14 @@ def test_it_is_a_test_set(path):
   env, _ = _examples(path)
   with pytest.raises(ValueError, match="'longmemeval' is a test set"):
     env.train_examples(0, 1)
+
+
+def test_training_on_it_ends_before_it_begins(path, tmp_path):
+  env, _ = _examples(path)
+  run = types.SimpleNamespace(config=config_lib.default(), judged=None, env=env)
+  with pytest.raises(ValueError, match="'longmemeval' is a test set"):
+    train.train(run, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_unknown_verifiers_are_refused(path):

@@ -150,6 +150,7 @@ def test_bleu1(text, answers, score):
     ("police kill the gunman", ["police killed the gunman"], 3 / 4),
     ("the gunman kill police", ["police killed the gunman"], 2 / 4),
     ("b a", ["a b"], 1 / 2),
+    ("a", ["a a"], 1 / 2),  # one word is found once
     ("a x b x c", ["a b c d"], 3 / 4),  # gaps do not matter
     ("red", ["a blue car", "red car"], 1 / 2),  # the best answer counts
     ("Tacos!", ["tacos"], 1),
