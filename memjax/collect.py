@@ -26,6 +26,7 @@ from memjax import rows as rows_lib
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax import traces as traces_lib
 from memjax.envs import example as example_lib
 
 
@@ -80,6 +81,7 @@ class Experience:
     metrics: floats, named rollout/...
     tokens: prompt and response tokens that the model has processed.
     choices: of the reranker, one for each wave.
+    groups: some of the groups, for people; see `traces.groups`.
   """
 
   rows: dict[str, rows_lib.Rows]
@@ -88,6 +90,7 @@ class Experience:
   metrics: dict[str, float]
   tokens: int
   choices: list[reranker.Choices]
+  groups: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,8 @@ class _Wave:
   live_W: np.ndarray
   stats: dict[str, np.ndarray]
   choices: reranker.Choices | None
+  task: tasks.Task
+  rewards: dict[str, dict[str, np.ndarray]]
 
 
 def collect(
@@ -110,6 +115,7 @@ def collect(
   key: jax.Array,
   seed: Sequence[int],
   cursor: int,
+  record: int = 0,
 ) -> Experience:
   """Samples rollouts and turns them into rows.
 
@@ -123,6 +129,7 @@ def collect(
     key: of this iteration; a trajectory draws from (key, example, sample).
     seed: of what the host draws in this iteration.
     cursor: the first unused training example.
+    record: so many groups are kept for people, live ones before others.
   """
   Q, W, G, q = (
     cfg.questions,
@@ -130,7 +137,7 @@ def collect(
     cfg.group_size,
     agent.questions,
   )
-  filled, waves, rows = 0, [], {}
+  filled, waves, rows, groups = 0, [], {}, []
   max_waves = cfg.max_waves if cfg.dynamic_sampling else Q // W
   while filled < Q and len(waves) < max_waves:
     examples = env.train_examples(cursor, W * q)
@@ -144,6 +151,18 @@ def collect(
     target_W = np.full(W, -1)
     target_W[keep] = filled + np.arange(len(keep))
     filled += len(keep)
+    shown = sorted(keep, key=lambda w: not wave.live_W[w])
+    groups += traces_lib.groups(
+      episode,
+      agent,
+      env,
+      tokenizer,
+      examples,
+      wave.task,
+      shown[: record - len(groups)],
+      wave.rewards,
+      wave.adv,
+    )
     target_B = _spread(target_W, G)
     for op in agent.trained:
       if op in episode.asked:
@@ -165,6 +184,7 @@ def collect(
     _metrics(waves, filled, cfg),
     sum(int(wave.stats["tokens"].sum()) for wave in waves),
     [wave.choices for wave in waves if wave.choices],
+    groups,
   )
 
 
@@ -213,23 +233,31 @@ def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
     well = ~np.asarray(episode.answer.malformed)
     cited_N = np.asarray(episode.answer.used).mean(1) * well
     cited_WGq = cited_N.reshape(W, G, q)
-  shuffle = None
-  if cfg.shuffle_rewards:
-    shuffle = np.random.default_rng([*seed, examples[0].id, 5])
+  shuffle = lambda: (
+    np.random.default_rng([*seed, examples[0].id, 5])
+    if cfg.shuffle_rewards
+    else None
+  )
+  generator = shuffle()
+  penalty_WG = stats["penalty"].reshape(W, G)
   adv, live_W = credit.assign(
     weights,
     outcome_WGq,
     formats,
     truth,
-    stats["penalty"].reshape(W, G),
+    penalty_WG,
     cfg.std_normalize,
-    shuffle,
+    generator,
     cited_WGq,
+  )
+  # The same draw again, to show what each advantage came from.
+  rewards = credit.terms(
+    weights, outcome_WGq, formats, truth, penalty_WG, shuffle(), cited_WGq
   )
   choices = None
   if cfg.reranks:
-    choices = reranker.choices(episode.answer, (W, G, q), shuffle)
-  return episode, _Wave(adv, live_W, stats, choices)
+    choices = reranker.choices(episode.answer, (W, G, q), generator)
+  return episode, _Wave(adv, live_W, stats, choices, task, rewards)
 
 
 def _rewards(

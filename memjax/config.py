@@ -160,6 +160,7 @@ def default() -> ml_collections.ConfigDict:
         "dynamic_sampling": False,  # DAPO: only groups with two rewards count
         "max_waves": 48,  # at most so many per iteration to find them
         "overlong_buffer": 0,  # DAPO's penalty begins so early; 0 is none
+        "traces": 2,  # groups of the last iteration shown in the report
       },
       "objective": {
         "name": "multi_conv_dapo",  # key of losses.OBJECTIVES
@@ -188,7 +189,7 @@ def default() -> ml_collections.ConfigDict:
         "examples": 128,  # greedy, during training
         "batch_size": 32,
         "samples": 1,  # answers per question at temperature; 0: greedy alone
-        "traces": 3,  # rollouts shown in the report
+        "traces": 3,  # of the first held-out set, shown in the report
         # Other memories than the agent's own, see memjax/controls.py.
         "controls": CONTROLS,
         "full_tokens": 4096,  # longer texts have no full_context
@@ -241,6 +242,7 @@ _AT_LEAST = (
   ("rollout.group_size", 2),
   ("rollout.max_waves", 1),
   ("rollout.overlong_buffer", 0),
+  ("rollout.traces", 0),
   ("train.steps", 1),
   ("train.minibatches", 1),
   ("train.micro_batch", 1),

@@ -75,23 +75,15 @@ def assign(
     a call; bool [W] where any of them is not zero).
   """
   found, live = {}, np.zeros(len(outcome_WGq), bool)
-  order_WG = np.broadcast_to(np.arange(outcome_WGq.shape[1]), penalty_WG.shape)
-  if shuffle is not None:
-    # One order for all operations: a trajectory gets another one's rewards.
-    order_WG = shuffle.permuted(order_WG, axis=1)
-  for op, weight in weights.items():
-    shared = penalty_WG
-    if weight.truth:
-      shared = shared + weight.truth * truth_WG
-    if formats[op].ndim == 3:
-      reward = weight.outcome * outcome_WGq + weight.format * formats[op]
-      reward = reward + weight.citation * cited_WGq * outcome_WGq
-      reward = reward + shared[..., None]
-    else:
-      reward = weight.outcome * outcome_WGq.mean(-1)
-      reward = (reward + weight.format * formats[op] + shared)[..., None]
+  rewards = terms(
+    weights, outcome_WGq, formats, truth_WG, penalty_WG, shuffle, cited_WGq
+  )
+  for op, part in rewards.items():
+    reward = part["outcome"] + part["format"] + part["citation"]
+    reward = reward + (part["penalty"] + part["truth"])
+    if reward.ndim == 2:
+      reward = reward[..., None]
     reward = np.moveaxis(reward.astype(np.float32), 1, -1)  # [W, ., G]
-    reward = np.take_along_axis(reward, order_WG[:, None], axis=-1)
     W, n, G = reward.shape
     advantage = np.asarray(
       advantages.group_relative(reward.reshape(W * n, G), std_normalize)
@@ -99,3 +91,44 @@ def assign(
     live |= (reward != reward[..., :1]).any((1, 2))
     found[op] = np.moveaxis(advantage, -1, 1).reshape(-1)
   return found, live
+
+
+def terms(
+  weights: Mapping[str, Weights],
+  outcome_WGq: np.ndarray,
+  formats: Mapping[str, np.ndarray],
+  truth_WG: np.ndarray | None,
+  penalty_WG: np.ndarray,
+  shuffle: np.random.Generator | None = None,
+  cited_WGq: np.ndarray | float = 0.0,
+) -> dict[str, dict[str, np.ndarray]]:
+  """What each term adds to an operation's reward, weighted; see `assign`.
+
+  Returns:
+    By operation: "outcome", "format", "citation", "truth" and "penalty", each
+    [W, G], or [W, G, q] where each question takes a call.
+  """
+  found = {}
+  order_WG = np.broadcast_to(np.arange(outcome_WGq.shape[1]), penalty_WG.shape)
+  if shuffle is not None:
+    # One order for all operations: a trajectory gets another one's rewards.
+    order_WG = shuffle.permuted(order_WG, axis=1)
+  for op, weight in weights.items():
+    each = formats[op].ndim == 3
+    outcome = outcome_WGq if each else outcome_WGq.mean(-1)
+    truth = weight.truth * truth_WG if weight.truth else np.float32(0.0)
+    part = {
+      "outcome": weight.outcome * outcome,
+      "format": weight.format * formats[op],
+      "citation": weight.citation * cited_WGq * outcome_WGq
+      if each
+      else np.float32(0.0),
+      "truth": truth[..., None] if each and weight.truth else truth,
+      "penalty": penalty_WG[..., None] if each else penalty_WG,
+    }
+    order = order_WG[..., None] if each else order_WG
+    found[op] = {
+      name: np.take_along_axis(np.broadcast_to(x, outcome.shape), order, axis=1)
+      for name, x in part.items()
+    }
+  return found

@@ -7,7 +7,6 @@ Dimension key: N examples, K samples of each, B rows of a batch.
 """
 
 import dataclasses
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +19,8 @@ from memjax import scores
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
+from memjax import traces as traces_lib
 from memjax.envs import example as example_lib
-
-Judge = Callable[
-  [example_lib.Example, int, Sequence[str], Sequence[str]],
-  tuple[set[str], set[str]],
-]
 
 
 def answer(
@@ -40,7 +35,7 @@ def answer(
   samples: int = 1,
   memories: Sequence[Sequence[Sequence[int]]] | None = None,
   traces: int = 0,
-  judge: Judge | None = None,
+  judge: traces_lib.Judge | None = None,
 ) -> scores.Answers:
   """Lets the agent read and answer.
 
@@ -72,7 +67,6 @@ def answer(
   )
   texts = [[""] * samples for _ in examples]
   finals: list[list[str]] = [[] for _ in examples]
-  written = [""] * len(examples)
   listed: dict[int, list[str]] = {}
   recorded: dict[int, dict[str, Any]] = {}
   for units in _batches(agent, examples, samples, batch_size):
@@ -98,6 +92,7 @@ def answer(
     for start in range(0, len(asked), batch_size):
       part = asked[start : start + batch_size]
       rows = [b for b, _ in part] + [part[-1][0]] * (batch_size - len(part))
+      seen = [b in watched and n == units[b].members[0] for b, n in part]
       found = _ask_states(
         policies,
         agent,
@@ -107,20 +102,22 @@ def answer(
         tokenizer,
         key,
         temperature,
+        np.flatnonzero(seen),
       )
-      for (b, n), (text, raw, shown) in zip(part, found):
+      for (b, n), (text, shown, record) in zip(part, found):
         texts[n][units[b].sample] = text
         if not units[b].sample:
-          written[n] = raw
           listed |= {n: shown} if shown is not None else {}
+        if record:
+          recorded[n] = record
     for b in watched:
       n = units[b].members[0]
-      recorded[n] = {
-        "turns": _decoded(turns, b, task, tokenizer, agent, examples[n], judge),
-        "answer": texts[n][0],
-        "response": written[n],
-        "listed": listed.get(n, []),
-      }
+      recorded[n]["start"] = (
+        list(examples[n].bank) if agent.holds_entries else []
+      )
+      recorded[n]["turns"] = traces_lib.turns(
+        turns, b, batch_size, task, b, tokenizer, agent, examples[n], judge
+      )
   return scores.Answers(
     examples,
     texts,
@@ -193,86 +190,48 @@ def _rows(state: Any, rows: Sequence[int]) -> Any:
 
 
 def _ask_states(
-  policies, agent, state, examples, samples, tokenizer, key, temperature
-) -> list[tuple[str, str, list[str] | None]]:
-  """(answer, whole response, entries shown) to a question from each row."""
+  policies,
+  agent,
+  state,
+  examples,
+  samples,
+  tokenizer,
+  key,
+  temperature,
+  watched,
+) -> list[tuple[str, list[str] | None, dict[str, Any] | None]]:
+  """(answer, entries shown, record if watched) to a question of each row."""
   fill = jax.tree.leaves(state)[0].shape[0] - len(examples)
   asked = [_asked(x) for x in [*examples, *[examples[-1]] * fill]]
   task = tasks.make_task(asked, tokenizer, agent)
   sample = np.array([*samples, *[samples[-1]] * fill], np.int32)
   key_N = agents.row_keys(key, dataclasses.replace(task, sample=sample))
-  segment = agents.answer_jit(
+  segments = agents.answer_jit(
     policies, agent, state, task.query, key_N, temperature
-  )["answer"]
-  answers, raw = (
-    [tokenizer.decode(ids) for ids in token_lib.to_lists(tokens)]
-    for tokens in (segment.result, segment.response.tokens)
   )
+  segment = segments["answer"]
+  answers = [
+    tokenizer.decode(ids) for ids in token_lib.to_lists(segment.result)
+  ]
   listed: list[list[str] | None] = [None] * len(asked)
+  records: list[dict[str, Any] | None] = [None] * len(asked)
   if segment.listed is not None:
     state = jax.device_get(state)
     for row, ids in enumerate(np.asarray(segment.listed[: len(examples)])):
       held = agent.held(state, row)
       listed[row] = [tokenizer.decode(held[i]) for i in ids[ids >= 0]]
-  return list(zip(answers, raw, listed))[: len(examples)]
+  if len(watched):
+    segments = jax.device_get(segments)
+    for row in map(int, watched):
+      records[row] = traces_lib.answered(
+        segments, row, agent, state, row, tokenizer
+      )
+  return list(zip(answers, listed, records))[: len(examples)]
 
 
 def _asked(example: example_lib.Example) -> example_lib.Example:
   """Only its question: the context has been read, or need not be."""
   return dataclasses.replace(example, context="", stamps=(), bank=())
-
-
-def _calls(
-  segments: dict[str, agents.Segment], row: int, batch: int
-) -> list[tuple[str, agents.Segment, int]]:
-  """(operation, segment, its row) of each call that took place for a row."""
-  return [
-    (op, segment, call)
-    for op, segment in segments.items()
-    for call in range(row, segment.active.shape[0], batch)
-    if bool(segment.active[call])
-  ]
-
-
-def _decoded(
-  turns, row: int, task, tokenizer, agent, example, judge
-) -> list[dict[str, Any]]:
-  """The turns of one row for people."""
-  decoded, session_start = [], list(example.bank)
-  at = lambda tokens, row: tokenizer.decode(
-    np.asarray(tokens.ids[row])[: int(tokens.length[row])]
-  )
-  B = task.chunks.length.shape[1]
-  count = int((np.asarray(task.chunks.length[:, row]) > 0).sum())
-  for number, (state, segments) in enumerate(turns[:count]):
-    calls = _calls(segments, row, B)
-    after = [tokenizer.decode(ids) for ids in agent.shown(state, row)]
-    # Where entries keep the turns that they come from, these too.
-    held = agent.shown(state, row)
-    if hasattr(agent, "held"):
-      held = agent.held(state, row).values()
-    session = int(task.session[number, row])
-    ends = number + 1 == count or task.session[number + 1, row] != session
-    texts = [(op, at(s.response.tokens, r)) for op, s, r in calls]
-    turn = {
-      "chunk": at(tasks.turn_at(task, number).chunk, row),
-      "response": texts[0][1]
-      if [op for op, _ in texts] == ["update"]
-      else "\n".join(f"{op}: {text}" for op, text in texts),
-      "memory": "\n".join(map(tokenizer.decode, held)),
-      "truncated": any(bool(s.response.truncated[r]) for _, s, r in calls),
-      "malformed": any(bool(s.malformed[r]) for _, s, r in calls),
-    }
-    if judge and ends:
-      right, made = judge(example, session, session_start, after)
-      turn["changes"] = [
-        *(f"{x}: right" for x in sorted(made & right)),
-        *(f"{x}: wrong" for x in sorted(made - right)),
-        *(f"{x}: missed" for x in sorted(right - made)),
-      ]
-      session_start = after
-    decoded.append(turn)
-  return decoded
 
 
 def suite(run: build.Run, policies: agents.Policies) -> dict[str, Any]:

@@ -122,7 +122,12 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
           key=jax.random.fold_in(state.key, step),
           seed=(config.seed, step),
           cursor=pending.experience.cursor if pending else meta.cursor,
+          record=config.rollout.traces if step == steps - 1 else 0,
         )
+        if step == steps - 1:
+          # Kept apart, for a run that dies before its report.
+          kept = [{"iteration": steps, **x} for x in experience.groups]
+          build.write_json(workdir / "groups.json", kept)
       if pending:  # iteration step - 1, which `state` is the result of
         scalars = _scalars(run, step - 1, pending)
         # From one reading to the next, evaluations left out.
@@ -324,6 +329,8 @@ def _finish(
     {**after, "before": before["rollout"], "after": after["rollout"]}
     for before, after in zip(base["traces"], trained["traces"])
   ]
+  groups = workdir / "groups.json"  # not there if nothing was left to train
+  rollouts += json.loads(groups.read_text()) if groups.exists() else []
   build.write_json(workdir / "rollouts.json", rollouts)
   by_question = {
     "base": base["scores"],

@@ -1,7 +1,4 @@
-import types
-
 import jax
-import numpy as np
 import pytest
 
 from memjax import agents
@@ -132,16 +129,3 @@ def test_no_new_compile_for_another_length(
   longer = [env.example("eval", i, scale=6) for i in range(4)]
   _answer(policies, agent, tokenizer, longer)
   assert agents.read_jit._cache_size() == compiled
-
-
-def test_calls_of_a_row_are_those_of_every_batch_that_took_place():
-  segment = lambda *active: types.SimpleNamespace(active=np.array(active))
-  segments = {
-    "extract": segment(True, False),  # once for each of two rows
-    "update": segment(True, True, False, True, True, False),  # three times
-  }
-  calls = lambda row: [
-    (op, at) for op, _, at in evaluate._calls(segments, row, 2)
-  ]
-  assert calls(0) == [("extract", 0), ("update", 0), ("update", 4)]
-  assert calls(1) == [("update", 1), ("update", 3)]
