@@ -160,6 +160,7 @@ def collect(
       examples,
       wave.task,
       shown[: record - len(groups)],
+      wave.stats["reward"],
       wave.rewards,
       wave.adv,
     )

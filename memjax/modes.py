@@ -38,7 +38,7 @@ def load(
 
 
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
-  """Prints the table of one policy and writes workdir/eval_<which>.json."""
+  """Prints one policy's table; writes workdir/eval_<which>.json and .html."""
   if run.judged:
     logging.info("judge: %s", run.judged.checked.identity)
   policies, source = load(run, workdir, which)
@@ -74,8 +74,13 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   by_question = {x: found[x] for x in ("scores", "documents", "traces")}
   build.write_json(path, {**summary, **by_question})
+  side = "before" if which == "base" else "after"
+  rollouts = [{**x, side: x["rollout"]} for x in found["traces"]]
+  # Not report.html: that is the report of training, and there can be several.
+  name = f"{path.stem}.html"
+  page = report.write_html(path.parent, summary, [], rollouts, name)
   report.print_table(summary)
-  print(f"{path} holds the numbers and some rollouts.")
+  print(f"{path} holds the numbers and some rollouts, {page} shows them.")
 
 
 def read(

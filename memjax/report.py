@@ -1,9 +1,9 @@
 """Shows what a run came to: a table, curves.png and report.html.
 
 Host only. Everything is a function of what the run wrote: `summary` (the final
-numbers), `records` (the lines of metrics.jsonl) and `rollouts` (a few tasks as
-the agent did them before and after training; see `report_rollouts`). No clock
-is read, so the same files give the same report.
+numbers), `records` (the lines of metrics.jsonl; none where nothing was trained)
+and `rollouts` (what some of them did; see `report_rollouts`). No clock is read,
+so the same files give the same report.
 
   summary = {"config": str, "seconds": float, "seed": int, "device": str,
     "versions": {package: version}, "train_chunks": int,
@@ -22,7 +22,6 @@ is read, so the same files give the same report.
 
 import datetime
 import html
-import importlib.resources
 import itertools
 import os
 import pathlib
@@ -39,6 +38,9 @@ import rich.text
 from memjax import judged
 from memjax import report_figures
 from memjax import report_rollouts
+
+# More held-out sets, or kinds of tasks, are the rows of a table.
+_MOST_COLUMNS = 6
 
 
 def print_table(
@@ -85,33 +87,24 @@ def write_html(
   summary: Mapping[str, Any],
   records: Sequence[Mapping[str, Any]],
   rollouts: Sequence[Mapping[str, Any]],
+  name: str = "report.html",
 ) -> pathlib.Path:
-  """Writes workdir/report.html, one file that loads nothing from elsewhere."""
-  templates = importlib.resources.files("memjax") / "templates"
-  page = string.Template(
-    (templates / "report.html").read_text(encoding="utf-8")
-  )
-  text = page.substitute(
-    css=(templates / "report.css").read_text(encoding="utf-8"),
+  """Writes workdir/name, one file that loads nothing from elsewhere."""
+  body = string.Template(report_rollouts.template("report.html")).substitute(
     config=_escape(summary.get("config", "")),
     facts=_facts_html(summary),
-    table=_table_html(
-      report_figures.rows(summary), report_figures.scales(summary)
-    ),
-    caption=_escape(_caption(summary)),
-    lengths=report_figures.to_svg(report_figures.lengths(summary)),
+    table=_accuracy_html(summary),
+    caption=_escape(_caption(summary, with_gains=False)),
+    lengths=_lengths_html(summary),
     breakdown=_breakdown_html(summary.get("breakdown") or {}),
     health=_health_html(summary.get("health") or {}),
-    curves=report_figures.to_svg(report_figures.curves(records)),
-    rollouts="\n".join(
-      report_rollouts.to_html(rollout, is_open=i == 0)
-      for i, rollout in enumerate(rollouts)
-    )
-    or '<p class="muted">No rollouts were recorded.</p>',
+    curves=_curves_html(records),
+    rollouts=report_rollouts.section(rollouts),
   )
-  path = pathlib.Path(workdir) / "report.html"
-  # A sampled text can hold half of a surrogate pair, which UTF-8 cannot.
-  path.write_text(text, encoding="utf-8", errors="replace")
+  path = pathlib.Path(workdir) / name
+  title = f"memjax report: {summary.get('config', '')}"
+  text = report_rollouts.document(title, body)
+  path.write_text(text, encoding="utf-8")
   return path
 
 
@@ -127,7 +120,7 @@ def _cell_parts(cell: Mapping[str, Any] | None) -> tuple[str, str, str]:
   return f"{cell['accuracy']:.3f}", interval, sampled
 
 
-def _caption(summary: Mapping[str, Any]) -> str:
+def _caption(summary: Mapping[str, Any], with_gains: bool = True) -> str:
   """Says what n, the brackets and the columns are, and what memory gained.
 
   Memory gain is (trained - empty memory) / (oracle - empty memory).
@@ -154,7 +147,8 @@ def _caption(summary: Mapping[str, Any]) -> str:
   parts.append("[95 % interval]")
   if "train_chunks" in summary:
     parts.append(f"x1 = {summary['train_chunks']} chunks, as in training")
-  for scale, cell in (summary.get("memory_gain") or {}).items():
+  gains = (summary.get("memory_gain") or {}) if with_gains else {}
+  for scale, cell in gains.items():
     if cell["gain"] is None:
       parts.append(f"memory gain {scale}: none, as {cell['reason']}")
     else:
@@ -202,6 +196,34 @@ def _facts_html(summary: Mapping[str, Any]) -> str:
   )
 
 
+def _accuracy_html(summary: Mapping[str, Any]) -> str:
+  """The final table, with memory gain."""
+  rows, names = report_figures.rows(summary), report_figures.scales(summary)
+  return _sized_html(rows | _gain_rows(summary), names)
+
+
+def _sized_html(
+  rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
+) -> str:
+  """A table with rows and columns exchanged where columns are too many."""
+  if len(columns) <= _MOST_COLUMNS:
+    return _table_html(rows, columns)
+  labels = [label for label, cells in rows.items() if cells]
+  turned = {
+    name: {label: rows[label].get(name) for label in labels} for name in columns
+  }
+  return _table_html(turned, labels)
+
+
+def _gain_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Memory gain as a row of the table, if it is known of any set."""
+  cells = {
+    name: {"accuracy": gain["gain"], **gain}
+    for name, gain in (summary.get("memory_gain") or {}).items()
+  }
+  return {"memory gain": cells} if cells else {}
+
+
 def _table_html(
   rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
 ) -> str:
@@ -211,7 +233,11 @@ def _table_html(
   for label, cells in rows.items():
     line = f'<tr><th scope="row">{_escape(label)}</th>'
     for column in columns:
-      accuracy, interval, sampled = _cell_parts(cells.get(column))
+      cell = cells.get(column)
+      if cell and cell["accuracy"] is None:  # a gain that there is not
+        line += f'<td class="none">none: {_escape(cell["reason"])}</td>'
+        continue
+      accuracy, interval, sampled = _cell_parts(cell)
       line += f"<td><b>{accuracy}</b>"
       line += f' <span class="interval">{interval}</span>' if interval else ""
       line += f' <span class="sampled">{sampled}</span>' if sampled else ""
@@ -220,19 +246,45 @@ def _table_html(
   return "\n".join(lines) + "</tbody></table>"
 
 
+def _lengths_html(summary: Mapping[str, Any]) -> str:
+  """Accuracy over the length of the text, or nothing."""
+  figure = report_figures.lengths(summary)
+  if figure is None:
+    return ""
+  svg = report_figures.to_svg(figure)
+  width = 7.4 * figure.get_figwidth()
+  return (
+    "<h3>By length of the text</h3>\n"
+    f'<figure class="scroll"><div style="max-width: {width:.0f}rem">{svg}'
+    "</div></figure>"
+  )
+
+
+def _curves_html(records: Sequence[Mapping[str, Any]]) -> str:
+  """The section of training, where there was any."""
+  if not records:
+    return ""
+  svg = report_figures.to_svg(report_figures.curves(records))
+  return (
+    "<section>\n<h2>Training</h2>\n"
+    f'<figure class="scroll curves">{svg}</figure>\n</section>'
+  )
+
+
 def _breakdown_html(breakdown: Mapping[str, Mapping[str, Any]]) -> str:
   """Lays out the accuracy per kind of task, or nothing."""
   if not breakdown:
     return ""
-  columns = list(breakdown)
   names = dict.fromkeys(itertools.chain.from_iterable(breakdown.values()))
-  rows = {}
+  rows = {column: {} for column in breakdown}
   for name in names:
-    cells = {column: breakdown[column].get(name) for column in columns}
+    cells = {column: breakdown[column].get(name) for column in breakdown}
     counts = sorted({c["n"] for c in cells.values() if c and "n" in c})
     label = f"{name} (n = {', '.join(map(str, counts))})" if counts else name
-    rows[label] = cells
-  table = _table_html(rows, columns)
+    for column, cell in cells.items():
+      rows[column][label] = cell
+  labels = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
+  table = _sized_html({k.replace("_", " "): x for k, x in rows.items()}, labels)
   return f'<h3>By kind of task</h3>\n<div class="scroll">{table}</div>'
 
 

@@ -18,6 +18,7 @@ import numpy as np
 # instead, so that it follows the light or dark page around it.
 _INK = "#1c2430"
 _COLORS = ("#3d7fd0", "#e07b39", "#3f9e6d", "#b25fc4", "#c9504f", "#8a8f98")
+_BROWN = "#8c6a4a"
 _STYLE = {
   "font.family": "sans-serif",
   "font.size": 9,
@@ -42,8 +43,14 @@ _STYLE = {
   "svg.hashsalt": "memjax",
 }
 
-# Base, trained, and the controls of a report's lengths.
-_LENGTH_COLORS = tuple(_COLORS[i] for i in (5, 0, 4, 2, 1, 3))
+# Of the lines of lengths: base, trained, controls; or tasks.
+_LENGTH_COLORS = (*(_COLORS[i] for i in (5, 0, 4, 2, 1, 3)), _BROWN)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Tasks that are drawn into one panel.
+_PANEL = 6
+
+# "x4" and "babi_qa1_4096": what comes before the length, and the length.
+_NUMBERED = re.compile(r"(?P<stem>x|.+_)(?P<number>\d+(?:\.\d+)?)")
 
 # title, key, label of the y axis
 _PANELS = (
@@ -93,10 +100,14 @@ def scales(summary: Mapping[str, Any]) -> list[str]:
   return sorted(names, key=scale_key)
 
 
-def scale_key(scale: str) -> tuple[float, str]:
-  """Orders "x2" before "x16", and names without a number last."""
-  match = re.search(r"\d+(\.\d+)?", scale)
-  return (float(match.group()) if match else float("inf"), scale)
+def scale_key(scale: str) -> tuple[bool, str, float]:
+  """Orders "x2" before "x16", "task_4096" by task, and names without a number
+  last.
+  """
+  match = _NUMBERED.fullmatch(scale)
+  if not match:
+    return (True, scale, 0.0)
+  return (False, match["stem"], float(match["number"]))
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> matplotlib.figure.Figure:
@@ -131,41 +142,130 @@ def curves(records: Sequence[Mapping[str, Any]]) -> matplotlib.figure.Figure:
     return figure
 
 
-def lengths(summary: Mapping[str, Any]) -> matplotlib.figure.Figure:
-  """Draws accuracy over the length of the text, with the intervals."""
-  names = scales(summary)
+def lengths(summary: Mapping[str, Any]) -> matplotlib.figure.Figure | None:
+  """Draws accuracy over the length of the text, with the intervals.
+
+  Sets are named by length ("x4": base, trained and controls are the lines) or
+  by task and length ("recall_4096": each task is a line, of the trained policy
+  or of whichever was evaluated). None where no two sets differ in length.
+  """
+  found = [_NUMBERED.fullmatch(name) for name in scales(summary)]
+  found = [match for match in found if match]
+  stems: dict[str, dict[float, str]] = {}
+  for match in found:
+    names = stems.setdefault(match["stem"], {})
+    names[float(match["number"])] = match.string
+  if max(map(len, stems.values()), default=0) < 2:
+    return None
   with mpl.rc_context(_STYLE):
-    figure = matplotlib.figure.Figure(figsize=(5.4, 2.9), layout="constrained")
-    ax = figure.subplots()
-    ax.set(ylabel="accuracy", ylim=(-0.03, 1.03))
-    ax.set_xlabel("length of the text, in multiples of the trained one")
-    ax.set_xticks(range(len(names)), names)
-    for i, (label, cells) in enumerate(rows(summary).items()):
-      points = [
-        (x, cell["accuracy"], cell.get("low"), cell.get("high"))
-        for x, cell in enumerate(map(cells.get, names))
-        if cell
-      ]
-      if not points:
-        continue
-      x, y, low, high = np.array(points, dtype=float).T
-      is_control = label.startswith("control")
-      ax.errorbar(
-        x + 0.04 * (i - 1.5),  # beside each other where intervals overlap
-        y,
-        # An interval without the estimate inside would be a negative bar.
-        yerr=np.maximum(0, np.nan_to_num([y - low, high - y])),
-        label=label,
-        marker="o",
-        markersize=4,
-        capsize=2,
-        color=_LENGTH_COLORS[i % len(_LENGTH_COLORS)],
-        linestyle="--" if is_control else "-",
-        linewidth=1 if is_control else 1.6,
-      )
+    if set(stems) == {"x"}:
+      return _lengths_by_agent(summary, stems["x"])
+    return _lengths_by_task(summary, stems)
+
+
+def _lengths_by_agent(
+  summary: Mapping[str, Any], names: Mapping[float, str]
+) -> matplotlib.figure.Figure:
+  """One line for each row of the table; sets by length."""
+  figure = matplotlib.figure.Figure(figsize=(6.6, 3.1), layout="constrained")
+  ax = figure.subplots()
+  drawn = {label: cells for label, cells in rows(summary).items() if cells}
+  for i, (label, cells) in enumerate(drawn.items()):
+    # Beside each other where intervals overlap.
+    shift = 2 ** (0.03 * (i - (len(drawn) - 1) / 2))
+    points = [
+      (number * shift, cells[name])
+      for number, name in names.items()
+      if cells.get(name)
+    ]
+    control = label.startswith("control")
+    _draw_points(ax, points, label, i, control)
+  _finish_lengths(
+    figure,
+    [ax],
+    list(names),
+    "length of the text, in multiples of the trained one",
+  )
+  return figure
+
+
+def _lengths_by_task(
+  summary: Mapping[str, Any], stems: Mapping[str, Mapping[float, str]]
+) -> matplotlib.figure.Figure:
+  """One line for each task, a few to a panel; sets by task and length."""
+  side = "trained" if summary.get("trained") else "base"
+  tasks = list(stems)
+  panels = [tasks[i : i + _PANEL] for i in range(0, len(tasks), _PANEL)]
+  columns = min(len(panels), 2)
+  lines = -(-len(panels) // columns)
+  figure = matplotlib.figure.Figure(
+    figsize=(6.2 * columns, 3.1 * lines), layout="constrained"
+  )
+  axes = figure.subplots(lines, columns, squeeze=False).ravel()
+  for ax, part in zip(axes, panels):
+    for i, stem in enumerate(part):
+      cells = {n: summary[side].get(x) for n, x in stems[stem].items()}
+      points = [(n * 2 ** (0.04 * i), x) for n, x in cells.items() if x]
+      _draw_points(ax, points, stem.strip("_"), i, False)
+  for ax in axes[len(panels) :]:
+    ax.remove()
+  numbers = sorted({n for found in stems.values() for n in found})
+  _finish_lengths(
+    figure, axes[: len(panels)], numbers, f"length of the text ({side})"
+  )
+  return figure
+
+
+def _draw_points(
+  ax: Any,
+  points: Sequence[tuple[float, Mapping[str, Any]]],
+  label: str,
+  number: int,
+  control: bool,
+) -> None:
+  """Draws one line of cells with their intervals."""
+  if not points:
+    return
+  x, y, low, high = np.array(
+    [(x, c["accuracy"], c.get("low"), c.get("high")) for x, c in points], float
+  ).T
+  ax.errorbar(
+    x,
+    y,
+    # An interval without the estimate inside would be a negative bar.
+    yerr=np.maximum(0, np.nan_to_num([y - low, high - y])),
+    label=label,
+    marker=_MARKERS[number % len(_MARKERS)],
+    markersize=4,
+    capsize=2,
+    color=_LENGTH_COLORS[number % len(_LENGTH_COLORS)],
+    linestyle="--" if control else "-",
+    linewidth=1 if control else 1.6,
+  )
+
+
+def _finish_lengths(
+  figure: matplotlib.figure.Figure,
+  axes: Sequence[Any],
+  numbers: Sequence[float],
+  xlabel: str,
+) -> None:
+  """Axes that double from mark to mark, and a legend beside each."""
+  for ax in axes:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(numbers, [_short(n) for n in numbers])
+    ax.minorticks_off()
+    ax.set(ylabel="accuracy", ylim=(-0.03, 1.03), xlabel=xlabel)
     if ax.has_data():
-      figure.legend(loc="outside right upper")
-    return figure
+      ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _short(number: float) -> str:
+  """Writes 4096 as "4K" and 2 ** 22 as "4M", others as they are."""
+  for unit, size in (("M", 2**20), ("K", 2**10)):
+    if number >= size and number % size == 0:
+      return f"{number / size:g}{unit}"
+  return f"{number:.12g}"
 
 
 def to_png(figure: matplotlib.figure.Figure) -> bytes:
@@ -208,7 +308,8 @@ def _eval_keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
   keys = {key for r in records for key in r if key.startswith("eval/")}
   accuracies = {key for key in keys if key.endswith("accuracy")}
   others = {k for k in keys if k.split("/")[-1] not in ("n", "low", "high")}
-  return sorted(accuracies or others, key=scale_key)
+  set_of = lambda key: (key.split("/") + [""])[1]
+  return sorted(accuracies or others, key=lambda k: (scale_key(set_of(k)), k))
 
 
 def _draw_series(

@@ -180,6 +180,7 @@ def groups(
   examples: Sequence[example_lib.Example],
   task: tasks.Task,
   picked: Sequence[int],
+  outcome_WGq: np.ndarray,
   rewards: Mapping[str, Mapping[str, np.ndarray]],
   adv: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
@@ -193,6 +194,7 @@ def groups(
     examples: W * q, in order.
     task: of the W contexts.
     picked: which of these.
+    outcome_WGq: what the verifier gave to each answer.
     rewards: by operation, what each term gave, as `credit.terms` has it.
     adv: by operation, [B] or, of calls that each question takes, [B * q].
   """
@@ -236,6 +238,7 @@ def groups(
         }
       )
       for i, record in enumerate(group[-1]["asked"]):
+        record["reward"] = _round(outcome_WGq[w, b - w * G, i])
         mine = {op: adv[op][b * q + i] for op in episode.asked if op in adv}
         record["rewards"] = _rewards(rewards, mine, (w, b - w * G, i))
         for made in record["calls"]:

@@ -1,98 +1,90 @@
+"""Pages with rollouts: safe against what models write, and complete."""
+
+import configparser
+import fnmatch
 import html
+import json
+import pathlib
 import re
 
-import numpy as np
+import fake_rollouts
 import pytest
 
 from memjax import report_rollouts
 
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-class TestDiff:
-  @pytest.mark.parametrize(
-    "old, new, expected",
-    [
-      ("", "a b", "<ins>a b</ins>"),
-      ("a b", "", "<del>a b</del>"),
-      ("a b", "a, c b", "a<ins>, c</ins> b"),
-      ("a b", "a c", "a <del>b</del> <ins>c</ins>"),
-      ("a b", "a", "a <del>b</del>"),
-      ("a (b), c", "a, c", "a <del>(b)</del>, c"),
-      ("a\nb", "a b", "a b"),
-      ("x", "<i> x", "<ins>&lt;i&gt;</ins> x"),
-      ("", "", ""),
-    ],
+
+def _data(text):
+  (found,) = re.findall(
+    r'<script type="application/json" id="rollouts">(.*?)</script>', text, re.S
   )
-  def test_by_hand(self, old, new, expected):
-    assert report_rollouts._diff_html(old, new) == expected
+  return json.loads(found)
 
-  def test_both_memories_can_be_read_off(self):
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-      old, new = (
-        " ".join(rng.choice(list("abcd"), rng.integers(0, 12)))
-        for _ in range(2)
+
+class TestSection:
+  def test_no_text_can_end_the_data(self):
+    text = report_rollouts.section(fake_rollouts.all_kinds())
+    script = report_rollouts._script()
+    rest = text.replace(script, "")
+    assert rest.count("<script") == rest.count("</script>") == 2
+    assert "<img" not in rest and "<!--" not in rest
+    # And nothing of it is lost.
+    example = _data(text)["examples"][0]
+    assert example["question"].endswith(fake_rollouts.EVIL)
+    for separator in ("\u2028", "\u2029"):
+      assert separator not in report_rollouts.section(
+        [fake_rollouts.task(after=fake_rollouts.rollout([separator], "", 0.0))]
       )
-      diff = report_rollouts._diff_html(old, new)
-      without_del = re.sub(r"<del>.*?</del>|</?ins>", "", diff)
-      without_ins = re.sub(r"<ins>.*?</ins>|</?del>", "", diff)
-      assert without_del.split() == new.split()
-      assert without_ins.split() == old.split()
 
-  def test_answers_are_whole_words(self):
-    pattern = report_rollouts._answers_pattern(["7", "New York", "New", " "])
-    marked = report_rollouts._mark_html(
-      "7 of 77 in new york, Newark <7>", pattern
-    )
-    assert marked == (
-      "<mark>7</mark> of 77 in <mark>new york</mark>, Newark "
-      "&lt;<mark>7</mark>&gt;"
-    )
-    assert report_rollouts._answers_pattern([" "]) is None
+  def test_a_placeholder_in_a_text_stays(self):
+    task = fake_rollouts.task() | {"question": "costs $5, ${script} and $data"}
+    found = _data(report_rollouts.section([task]))["examples"][0]
+    assert found["question"] == "costs $5, ${script} and $data"
 
+  def test_nothing_recorded_is_said(self):
+    assert "No rollouts were recorded" in report_rollouts.section([])
 
-def test_what_an_answer_was_shown_is_numbered_as_it_is_cited():
-  rollout = {
-    "turns": [],
-    "answer": "rome",
-    "response": "USE 2 <nl> rome",
-    "listed": ["s1 ada=bern", "s2 ada=rome <b>"],
-    "reward": 1.0,
-  }
-  task = {"id": 1, "question": "ada?", "answers": ["rome"], "after": rollout}
-  page = report_rollouts.to_html(task, True)
-  first, second = re.findall(r"<li>(.*?)</li>", page)
-  assert first == "s1 ada=bern"
-  assert second == "s2 ada=<mark>rome</mark> &lt;b&gt;"
-  del rollout["listed"]
-  assert "<li>" not in report_rollouts.to_html(task, True)
+  def test_the_script_has_no_way_to_write_html(self):
+    script = report_rollouts._script()
+    for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write"):
+      assert way not in script
+    for way in ("eval(", "Function(", "fetch(", "import(", "http"):
+      assert way not in script
 
 
 class TestPage:
-  def _task(self, **rollout):
-    turn = {"chunk": "x", "response": "x", "memory": "x"}
-    made = {"turns": [turn], "answer": "rome", "reward": 1.0} | rollout
-    return {"id": 7, "question": "ada?", "answers": ["rome"], "after": made}
-
   def test_a_frame_holds_the_document_and_nothing_else(self):
-    shown = report_rollouts.page([self._task(), self._task()], "20rem")
+    shown = report_rollouts.page(fake_rollouts.all_kinds(), "20rem")
     frame = shown._repr_html_()
     (inside,) = re.findall(r'srcdoc="([^"]*)"', frame)
     assert html.unescape(inside) == shown.html
     # No quote, no bracket of the document ends the attribute or the tag.
     assert re.fullmatch(r"<iframe [^<>]*></iframe>", frame)
-    assert "height: 20rem" in frame and 'sandbox=""' in frame
+    assert "height: 20rem" in frame and 'sandbox="allow-scripts"' in frame
 
-  def test_the_first_task_is_open_and_styled_as_in_the_report(self):
-    text = report_rollouts.page([self._task(), self._task()]).html
-    assert text.count('<details class="rollout" id="task-7" open>') == 1
-    assert text.count('<details class="rollout" id="task-7">') == 1
-    assert ".badge.right" in text.split("</style>")[0]
-
-  def test_half_a_surrogate_pair_is_replaced(self):
-    text = report_rollouts.page([self._task(answer="\ud83d rome")]).html
-    assert "? rome" in text
+  def test_half_a_surrogate_pair_is_no_obstacle(self):
+    rollout = fake_rollouts.rollout(["a"], "\ud83d rome", 1.0)
+    text = report_rollouts.page([fake_rollouts.task(after=rollout)]).html
     text.encode("utf-8")
+    found = _data(text)["examples"][0]["rollouts"][0]["steps"][-1]
+    assert found["answer"]["text"].endswith(" rome")
 
   def test_nothing_to_show_is_refused(self):
     with pytest.raises(ValueError, match="no rollouts.*config.eval.traces"):
       report_rollouts.page([])
+
+
+def test_what_a_page_is_made_of_is_packaged():
+  """An installed memjax has the same files as the repository."""
+  setup = configparser.ConfigParser()
+  setup.read(_ROOT / "setup.cfg")
+  patterns = setup["options.package_data"]["memjax"].split()
+  files = [
+    path.relative_to(_ROOT / "memjax").as_posix()
+    for path in (_ROOT / "memjax").rglob("*")
+    if path.suffix in (".html", ".css", ".js")
+  ]
+  assert {"templates/viewer.js", "templates/viewer.css"} < set(files)
+  for name in files:
+    assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name

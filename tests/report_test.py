@@ -1,14 +1,16 @@
+import base64
+import hashlib
 import html.parser
 import io
 import re
 
+import fake_rollouts
 import numpy as np
+import pytest
 import rich.console
 
 from memjax import report
 from memjax import report_figures
-
-_EVIL = "<script>alert('x' & \"y\")</script>"
 
 
 def _cell(accuracy, n=512, **more):
@@ -54,42 +56,12 @@ def _records():
   return records
 
 
-def _turn(memory, response=None, **flags):
-  return {
-    "chunk": f"Chunk text. The key of Ada is 73. {_EVIL}",
-    "response": memory if response is None else response,
-    "memory": memory,
-    "truncated": False,
-    "malformed": False,
-    **flags,
-  }
-
-
-def _rollouts():
-  before = {
-    "turns": [_turn("", "no idea", truncated=True), _turn("Ada has a key")],
-    "answer": "12",
-    "reward": 0.0,
-  }
-  after = {
-    "turns": [_turn("Ada 73"), _turn(f"Ada 73, Bob 1 {_EVIL}")],
-    "answer": "73",
-    "reward": 1.0,
-  }
-  question = {"question": f"What is the key? {_EVIL}", "answers": ["73", _EVIL]}
-  return [
-    {"id": 3, **question, "before": before, "after": after},
-    {"id": 41, **question, "after": after},
-    {"id": 59, **question, "before": before},
-  ]
-
-
 def _html(tmp_path, summary=None, records=None, rollouts=None):
   path = report.write_html(
     tmp_path,
     _summary() if summary is None else summary,
     _records() if records is None else records,
-    _rollouts() if rollouts is None else rollouts,
+    fake_rollouts.all_kinds() if rollouts is None else rollouts,
   )
   assert path == tmp_path / "report.html"
   return path.read_text(encoding="utf-8")
@@ -126,60 +98,30 @@ class TestHtml:
     assert "@import" not in text
     for target in re.findall(r"url\(([^)]*)\)", text):
       assert target.startswith("#")
-    for tag, attributes in _Tags(text).found:
-      assert tag not in ("script", "link", "iframe", "object", "base")
+    tags = _Tags(text).found
+    for tag, attributes in tags:
+      assert tag not in ("iframe", "object", "base", "img")
       for name, value in attributes.items():
         assert not name.startswith("on"), (tag, name)
         if name in ("src", "href", "xlink:href"):
           assert value.startswith(("#", "data:"))
+    # The records and one script, whose hash the page's policy names.
+    assert [x.get("type") for tag, x in tags if tag == "script"] == [
+      *("application/json", None)
+    ]
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest())
+    assert f"script-src 'sha256-{digest.decode()}';" in text
 
   def test_texts_are_escaped(self, tmp_path):
-    text = _html(tmp_path)
-    assert "<script" not in text
-    # Question in 3 rollouts, chunk (once per turn) and so on.
-    escaped = "&lt;script&gt;alert(&#x27;x&#x27; &amp; &quot;y&quot;)"
-    assert text.count(escaped) >= 3 + 6
-    assert "tiny &lt;recall&gt;" in text
-
-  def test_a_placeholder_in_a_text_stays(self, tmp_path):
-    rollouts = _rollouts()
-    rollouts[0]["question"] = "costs $5, ${css} and $table"
-    assert "costs $5, ${css} and $table" in _html(tmp_path, rollouts=rollouts)
-
-  def test_every_rollout_with_its_sides(self, tmp_path):
-    text = _html(tmp_path)
-    parts = text.split('<details class="rollout"')[1:]
-    assert [re.search(r"Task (\d+)", p).group(1) for p in parts] == [
-      "3",
-      "41",
-      "59",
-    ]
-    both, after, before = parts
-    for part, has_before, has_after in (
-      (both, True, True),
-      (after, False, True),
-      (before, True, False),
-    ):
-      assert ("before: wrong" in part) == has_before
-      assert ("after: right" in part) == has_after
-      assert ("no idea" in part) == has_before
-      assert ("wrong, reward 0<" in part) == has_before
-      assert ("right, reward 1<" in part) == has_after
-      assert ("truncated" in part) == has_before
-      assert "malformed" not in part
-      # A memory is compared with the one of its side before the chunk.
-      assert (">Ada 73<ins>, Bob 1 " in part) == has_after
-      # The sides share the text of a chunk.
-      assert part.count("The key of Ada is <mark>73</mark>") == 2
-
-  def test_sides_of_different_lengths(self, tmp_path):
-    rollouts = _rollouts()[:1]
-    rollouts[0]["before"]["turns"].pop()
-    rollouts[0]["after"]["turns"][0]["chunk"] = "another text"
-    text = _html(tmp_path, rollouts=rollouts)
-    assert text.count("another text") == 1
-    assert text.count('<div class="turn">') == 4
+    summary = _summary() | {"config": fake_rollouts.EVIL}
+    summary["breakdown"] = {"base": {fake_rollouts.EVIL: _cell(0.2, n=64)}}
+    text = _html(tmp_path, summary)
     _Tags(text)
+    escaped = "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;&lt;!--"
+    # Title, heading, and the kind of task.
+    assert text.count(escaped) == 3
+    assert text.count("<script") == text.count("</script>") == 2
 
   def test_table_and_facts(self, tmp_path):
     text = _html(tmp_path)
@@ -196,6 +138,32 @@ class TestHtml:
       assert part in text
     oracle = text[text.index("control: oracle") :]
     assert oracle[: oracle.index("</tr>")].count("<b>-</b>") == 3
+    assert "memory gain" not in text
+
+  def test_memory_gain_is_a_row(self, tmp_path):
+    gain = {
+      "x1": {"gain": 0.75, "low": 0.5, "high": 1.0},
+      "x16": {"gain": None, "reason": "oracle - none is <0"},
+    }
+    text = _html(tmp_path, _summary() | {"memory_gain": gain})
+    row = text[text.index(">memory gain<") :]
+    row = row[: row.index("</tr>")]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row) == [
+      '<b>0.750</b> <span class="interval">[0.500, 1.000]</span>',
+      "<b>-</b>",
+      "none: oracle - none is &lt;0",
+    ]
+
+  def test_many_sets_are_rows(self, tmp_path):
+    for count in (6, 7):
+      sets = {f"recall_{2**i}": _cell(0.5) for i in range(count)}
+      text = _html(tmp_path, {"trained": sets, "controls": {"oracle": sets}})
+      table = text[text.index("<table>") : text.index("</table>")]
+      heads = re.findall(r'<th scope="(\w+)">(.*?)</th>', table)
+      columns = [name for scope, name in heads if scope == "col"]
+      wanted = list(sets) if count == 6 else ["trained", "control: oracle"]
+      assert columns == wanted
+      assert table.count("<b>0.500</b>") == 2 * count
 
   def test_same_inputs_give_the_same_bytes(self, tmp_path):
     text = _html(tmp_path)
@@ -205,13 +173,9 @@ class TestHtml:
   def test_almost_nothing_is_a_page(self, tmp_path):
     text = _html(tmp_path, summary={}, records=[], rollouts=[])
     assert "No rollouts were recorded" in text
-    assert "no metrics were recorded" in text
+    # Nothing was trained, and nothing differs in length.
+    assert "Training" not in text and "By length" not in text
     _Tags(text)
-
-  def test_half_a_surrogate_pair_is_written(self, tmp_path):
-    rollouts = _rollouts()
-    rollouts[0]["after"]["answer"] = "\ud83d"
-    _html(tmp_path, rollouts=rollouts)
 
 
 class TestTable:
@@ -297,3 +261,56 @@ class TestCurves:
   def test_no_records(self, tmp_path):
     data = report.write_curves(tmp_path, []).read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+class TestLengths:
+  def _lines(self, axes):
+    """label -> [(x, y)] of what is drawn, to the nearest power of two."""
+    found = {}
+    for line in axes.get_legend_handles_labels()[0]:
+      x, y = line.lines[0].get_data()
+      found[line.get_label()] = [
+        *zip((2 ** np.round(np.log2(x))).tolist(), y.tolist())
+      ]
+    return found
+
+  def test_scales_have_a_line_for_each_agent(self):
+    (ax,) = report_figures.lengths(_summary()).axes
+    found = self._lines(ax)
+    assert list(found) == ["base", "trained", "control: empty memory"]
+    assert found["trained"] == [(1.0, 0.953), (16.0, 0.75)]
+    assert ax.get_xscale() == "log"
+
+  def test_intervals_are_drawn(self):
+    (ax,) = report_figures.lengths(_summary()).axes
+    trained = ax.get_legend_handles_labels()[0][1]
+    (bars,) = trained.lines[2]
+    low_high = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    np.testing.assert_allclose(low_high, [[0.933, 0.963], [0.73, 0.76]])
+
+  def test_tasks_have_a_line_each(self):
+    tasks = ("babi_qa1", "babi_qa10", *(f"task{i}" for i in range(6)))
+    sets = {
+      f"{name}_{length}": _cell(0.1 * i + 0.05 * j)
+      for i, name in enumerate(tasks)
+      for j, length in enumerate((4096, 2**20))
+    }
+    figure = report_figures.lengths({"base": sets, "trained": {}})
+    assert [len(self._lines(ax)) for ax in figure.axes] == [6, 2]
+    found = self._lines(figure.axes[0]) | self._lines(figure.axes[1])
+    assert sorted(found) == sorted(tasks)
+    assert found["babi_qa10"] == [(4096.0, 0.1), (2.0**20, 0.1 + 0.05)]
+    labels = [x.get_text() for x in figure.axes[0].get_xticklabels()]
+    assert labels == ["4K", "1M"]
+    assert "(base)" in figure.axes[0].get_xlabel()
+
+  @pytest.mark.parametrize("names", [(), ("eval",), ("x1",), ("a_1", "b_1")])
+  def test_one_length_is_no_figure(self, names):
+    sets = {name: _cell(0.5) for name in names}
+    assert report_figures.lengths({"trained": sets}) is None
+
+  def test_shorter_texts_come_first_and_tasks_stay_together(self):
+    names = ["eval", "x16", "x2", "b_4096", "b_512", "a_qa1_4096"]
+    assert sorted(names, key=report_figures.scale_key) == [
+      *("a_qa1_4096", "b_512", "b_4096", "x2", "x16", "eval")
+    ]
