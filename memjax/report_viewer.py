@@ -39,6 +39,8 @@ _TURNS = 24
 # One word or one other sign, with the white space after it.
 _WORD = re.compile(r"^\s+|(?:\w+|[^\w\s])\s*")
 
+# JSON files have their keys sorted.
+_TERMS = ("outcome", "format", "citation", "truth", "penalty")
 _SIDES = {"before": "before training", "after": "after training"}
 _CHANGES = {"right": "right", "wrong": "wrong", "missed": "flag"}
 _FLAGS = ("truncated", "malformed")
@@ -171,7 +173,7 @@ def _group(group: Mapping[str, Any]) -> dict[str, Any]:
     "kind": f"Training, iteration {group['iteration']}",
     "title": f"Example {group['id']}",
     "question": group["question"] + (f" (and {more} more)" if more else ""),
-    "gold": list(group["answers"]),
+    "gold": [] if more else list(group["answers"]),
     "right": _mark([x for member in members for x in member["asked"]]),
     "rollouts": [
       {
@@ -198,9 +200,7 @@ def _mark(asked: Sequence[Mapping[str, Any]]) -> str:
 def _table(title: str, rewards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Terms that any member has, the reward and the advantage of each."""
   names = [
-    name
-    for name in rewards[0]["terms"]
-    if any(x["terms"][name] for x in rewards)
+    name for name in _TERMS if any(x["terms"].get(name) for x in rewards)
   ]
   return {
     "title": title,

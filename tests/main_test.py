@@ -120,6 +120,11 @@ def test_eval(run, trained, capsys, caplog):
   summary = json.loads((trained["workdir"] / "summary.json").read_text())
   assert found["trained"] == summary["trained"]
   assert found["controls"] == summary["controls"]
+  # A report beside it; that of training stays.
+  page = (trained["workdir"] / "eval_last.html").read_text()
+  assert "after training" in page and "<h2>Training</h2>" not in page
+  page = (trained["workdir"] / "report.html").read_text()
+  assert "<h2>Training</h2>" in page
   modes.evaluate(run, trained["workdir"], "base")
   found = json.loads((trained["workdir"] / "eval_base.json").read_text())
   assert found["base"] == summary["base"]

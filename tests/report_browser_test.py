@@ -14,11 +14,14 @@ pytestmark = browser.needed
 
 # Run in a copy of the page after its own script.
 _PRESS = """<script>
-  const press = (key, target = document.body) => target.dispatchEvent(
-    new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const seen = [];
+  const press = (key, target = document.body) => {
+    target.dispatchEvent(
+      new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+    seen.push(location.hash.match(/\\d+/g).join("-"));
+  };
   %s
-  window.dispatchEvent(new Event("hashchange"));
-  document.body.dataset.place = location.hash;
+  document.body.dataset.seen = seen.join(" ");
 </script></body>"""
 
 
@@ -42,14 +45,20 @@ def _texts(dom, css_class):
   return [html.unescape(re.sub(r"<[^>]*>", "", text)) for _, text in found]
 
 
+def _visible(shown):
+  """The document without its records and its script, which name all places."""
+  return re.sub(r"<script.*?</script>", "", shown.dom, flags=re.DOTALL)
+
+
 def _clean(shown):
+  """The same, of a page that kept to itself."""
   assert shown.console == []
   assert shown.requests == []
   # Nothing that a text asked for has become an element.
   tags = set(re.findall(r"<(\w+)", shown.dom.split("</head>")[1]))
   assert not tags & {"img", "iframe", "object", "link"}
   assert shown.dom.count("<script") == 2
-  return shown.dom
+  return _visible(shown)
 
 
 def test_a_page_begins_at_its_first_turn(file, folder):
@@ -65,7 +74,7 @@ def test_a_page_begins_at_its_first_turn(file, folder):
     *("wrong", "right", "right", "3 of 6 right")
   ]
   # No advantage, no choice.
-  assert "log-probability" in dom and "push A(1" not in dom
+  assert re.findall(r'data-key="color-(\w+)"', dom) == ["logp"]
 
 
 def test_an_address_leads_to_a_turn(file, folder):
@@ -106,14 +115,16 @@ def test_keys_step_and_texts_stay_texts(file, folder, tmp_path):
     for (let example = 0; example < 3; example += 1) {
       for (let rollout = 0; rollout < 3; rollout += 1) {
         for (let turn = 0; turn < 5; turn += 1) press("ArrowRight");
-        if (rollout < 2) press("l");
+        press("l");
+        for (let turn = 0; turn < 5; turn += 1) press("ArrowLeft");
       }
-      if (example < 2) press("j");
+      press("j");
     }
-    press("h"); press("ArrowLeft"); press("ArrowLeft");
+    press("h"); press("ArrowRight");
     press("ArrowRight", document.querySelector(".token"));
-    press("k"); press("x");
+    press("k");
     document.querySelectorAll(".step")[1].click();
+    press("ArrowLeft"); press("ArrowLeft");
   """
   text = file.read_text(encoding="utf-8").replace("</body>", _PRESS % keys)
   text = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", text)
@@ -121,10 +132,16 @@ def test_keys_step_and_texts_stay_texts(file, folder, tmp_path):
   copy.write_text(text, encoding="utf-8")
   shown = browser.show(copy, folder)
   assert shown.console == [] and "<img" not in shown.dom.split("</head>")[1]
-  # From example 3, "k" goes to the first turn of example 2.
-  place = html.unescape(re.search(r'data-place="([^"]*)"', shown.dom).group(1))
-  assert place == "#example=2&rollout=1&turn=2&color=logp"
-  assert _texts(shown.dom, "final right")
+  seen = re.search(r'data-seen="([^"]*)"', shown.dom).group(1).split()
+  assert seen[:7] == [
+    *("1-1-2", "1-1-3", "1-1-4", "1-1-4", "1-1-4", "1-2-4", "1-2-3")
+  ]
+  # Past the last example, back by a rollout and on by a turn; a token's arrows
+  # are its own; the example before begins at its beginning.
+  assert seen[-7:] == [
+    *("3-3-1", "3-2-1", "3-2-2", "3-2-2", "2-1-1", "2-1-1", "2-1-1")
+  ]
+  assert len(set(seen)) == 3 + 4 + 2 + 3 * 4
 
 
 def test_no_other_script_runs(file, folder, tmp_path):

@@ -103,6 +103,10 @@ def test_a_run_leaves_what_it_promises(config, tmp_path, finished):
   assert last["train/finite"] == 1.0
   assert 0 < last["train/logp_gap_max"] < 1e-4
   assert last["train/kl"] > 0
+  rollouts = json.loads((workdir / "rollouts.json").read_text())
+  assert ["before" in x for x in rollouts] == [True, False, False]
+  for group in rollouts[1:]:
+    assert group["iteration"] == 6 and len(group["group"]) == 4
   for name in ("curves.png", "report.html", "timing.jsonl"):
     assert (workdir / name).stat().st_size > 0
   assert list((workdir / "tensorboard").glob("events.*"))

@@ -159,12 +159,14 @@ function stage() {
     { class: "stage" },
     make("p", { class: "kicker" }, `${example.kind} · ${example.title}`),
     make("p", { class: "asked" }, example.question),
-    make(
-      "p",
-      { class: "gold" },
-      "Gold answer: ",
-      make("b", {}, example.gold.join(" or ") || "(none)"),
-    ),
+    example.gold.length
+      ? make(
+          "p",
+          { class: "gold" },
+          "Gold answer: ",
+          make("b", {}, example.gold.join(" or ")),
+        )
+      : null,
     rolloutChoice(example),
     stepChoice(steps),
     make(
@@ -179,7 +181,11 @@ function stage() {
     step.calls.length ? switches(colors, color, scale) : null,
     step.calls.map((call) => callOf(call, color, scale)),
     memory(step.memory, Boolean(step.answer)),
-    step.tables.map((i) => rewardTable(example.tables[i], place.rollout)),
+    make(
+      "div",
+      { class: "tables" },
+      step.tables.map((i) => rewardTable(example.tables[i], place.rollout)),
+    ),
     make(
       "p",
       { class: "muted keys" },
@@ -197,6 +203,10 @@ function render() {
   const shown = exampleList();
   root.replaceChildren(shown, stage());
   shown.scrollTop = scrolled;
+  const chosen = shown.querySelector("[aria-current]").getBoundingClientRect();
+  const frame = shown.getBoundingClientRect();
+  shown.scrollTop += Math.max(chosen.bottom - frame.bottom, 0);
+  shown.scrollTop -= Math.max(frame.top - chosen.top, 0);
   const again = [...root.querySelectorAll("[data-key]")].find(
     (element) => element.dataset.key === key,
   );

@@ -30,7 +30,7 @@ const markOf = (mark) =>
   make(
     "span",
     { class: `mark-${mark in MARKS ? mark : "some"}`, "aria-label": mark },
-    MARKS[mark] || mark,
+    MARKS[mark] || mark.replace(" of ", "/"),
   );
 const signed = (x, digits = 2) =>
   x === null ? "–" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
