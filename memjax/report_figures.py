@@ -201,6 +201,7 @@ def _lengths_by_task(
   figure = matplotlib.figure.Figure(
     figsize=(6.2 * columns, 3.1 * lines), layout="constrained"
   )
+  figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)  # inches
   axes = figure.subplots(lines, columns, squeeze=False).ravel()
   for ax, part in zip(axes, panels):
     for i, stem in enumerate(part):
