@@ -52,21 +52,21 @@ def print_table(
     if not console.is_terminal:
       # A log file has no width to fold at.
       console = rich.console.Console(width=200)
-  scales = report_figures.scales(summary)
+  rows, columns = _accuracy(summary)
   # A full cell has 35 characters: on narrow screens it goes on two lines.
-  separator = " " if console.width >= 26 + 37 * len(scales) else "\n"
+  separator = " " if console.width >= 26 + 37 * len(columns) else "\n"
   table = rich.table.Table(
     box=rich.box.SIMPLE_HEAD,
     title=rich.text.Text(f"accuracy: {summary.get('config', '')}"),
     caption=rich.text.Text(_caption(summary)),
   )
-  table.add_column("agent")
-  for scale in scales:
-    table.add_column(scale)
-  for label, cells in report_figures.rows(summary).items():
+  table.add_column("")
+  for column in columns:
+    table.add_column(rich.text.Text(column))
+  for label, cells in rows.items():
     texts = [
-      separator.join(part for part in _cell_parts(cells.get(scale)) if part)
-      for scale in scales
+      separator.join(part for part in _cell_parts(cells.get(column)) if part)
+      for column in columns
     ]
     # Text, as "[...]" in a string would be read as markup.
     table.add_row(*map(rich.text.Text, (label, *texts)))
@@ -93,8 +93,8 @@ def write_html(
   body = string.Template(report_rollouts.template("report.html")).substitute(
     config=_escape(summary.get("config", "")),
     facts=_facts_html(summary),
-    table=_accuracy_html(summary),
-    caption=_escape(_caption(summary, with_gains=False)),
+    table=_table_html(*_accuracy(summary)),
+    caption=_escape(_caption(summary)),
     lengths=_lengths_html(summary),
     breakdown=_breakdown_html(summary.get("breakdown") or {}),
     health=_health_html(summary.get("health") or {}),
@@ -117,14 +117,13 @@ def _cell_parts(cell: Mapping[str, Any] | None) -> tuple[str, str, str]:
     interval = f"[{cell['low']:.3f}, {cell['high']:.3f}]"
   if cell.get("sampled") is not None:
     sampled = f"(sampled {cell['sampled']:.2f})"
+  if cell["accuracy"] is None:  # a gain that there is not
+    return "none", "", ""
   return f"{cell['accuracy']:.3f}", interval, sampled
 
 
-def _caption(summary: Mapping[str, Any], with_gains: bool = True) -> str:
-  """Says what n, the brackets and the columns are, and what memory gained.
-
-  Memory gain is (trained - empty memory) / (oracle - empty memory).
-  """
+def _caption(summary: Mapping[str, Any]) -> str:
+  """Says what n, the brackets and the columns are."""
   counts: dict[str, set[int]] = {}
   for cells in report_figures.rows(summary).values():
     for scale, cell in cells.items():
@@ -134,6 +133,8 @@ def _caption(summary: Mapping[str, Any], with_gains: bool = True) -> str:
   everything = set().union(*counts.values())
   if len(everything) == 1:
     parts.append(f"n = {everything.pop()} tasks per cell")
+  elif len(counts) > _MOST_COLUMNS:
+    parts.append(f"n = {min(everything)} to {max(everything)} tasks per cell")
   elif everything:
     ranges = (
       f"{scale} {'-'.join(map(str, sorted({min(c), max(c)})))}"
@@ -145,17 +146,12 @@ def _caption(summary: Mapping[str, Any], with_gains: bool = True) -> str:
   for scale, count in _shared(summary).items():
     parts.append(f"{scale}: {count} documents")
   parts.append("[95 % interval]")
-  if "train_chunks" in summary:
+  if "train_chunks" in summary and "x1" in counts:
     parts.append(f"x1 = {summary['train_chunks']} chunks, as in training")
-  gains = (summary.get("memory_gain") or {}) if with_gains else {}
-  for scale, cell in gains.items():
-    if cell["gain"] is None:
-      parts.append(f"memory gain {scale}: none, as {cell['reason']}")
-    else:
-      parts.append(
-        f"memory gain {scale}: {cell['gain']:.3f} [{cell['low']:.3f}, "
-        f"{cell['high']:.3f}]"
-      )
+  if summary.get("memory_gain"):
+    parts.append(
+      "memory gain = (agent - empty memory) / (oracle - empty memory)"
+    )
   if summary.get("files"):
     parts.append(
       "SHA-256 of the data: "
@@ -196,23 +192,25 @@ def _facts_html(summary: Mapping[str, Any]) -> str:
   )
 
 
-def _accuracy_html(summary: Mapping[str, Any]) -> str:
-  """The final table, with memory gain."""
+def _accuracy(
+  summary: Mapping[str, Any],
+) -> tuple[Mapping[str, Mapping[str, Any]], Sequence[str]]:
+  """Rows and columns of the final table, with memory gain."""
   rows, names = report_figures.rows(summary), report_figures.scales(summary)
-  return _sized_html(rows | _gain_rows(summary), names)
+  return _turned(rows | _gain_rows(summary), names)
 
 
-def _sized_html(
+def _turned(
   rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
-) -> str:
-  """A table with rows and columns exchanged where columns are too many."""
+) -> tuple[Mapping[str, Mapping[str, Any]], Sequence[str]]:
+  """Rows and columns, exchanged where there are too many columns."""
   if len(columns) <= _MOST_COLUMNS:
-    return _table_html(rows, columns)
+    return rows, columns
   labels = [label for label, cells in rows.items() if cells]
   turned = {
     name: {label: rows[label].get(name) for label in labels} for name in columns
   }
-  return _table_html(turned, labels)
+  return turned, labels
 
 
 def _gain_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -284,7 +282,8 @@ def _breakdown_html(breakdown: Mapping[str, Mapping[str, Any]]) -> str:
     for column, cell in cells.items():
       rows[column][label] = cell
   labels = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
-  table = _sized_html({k.replace("_", " "): x for k, x in rows.items()}, labels)
+  named = {k.replace("_", " "): cells for k, cells in rows.items()}
+  table = _table_html(*_turned(named, labels))
   return f'<h3>By kind of task</h3>\n<div class="scroll">{table}</div>'
 
 

@@ -179,15 +179,15 @@ class TestHtml:
 
 
 class TestTable:
-  def _print(self, width):
+  def _print(self, width, summary=None):
     console = rich.console.Console(width=width, file=io.StringIO())
-    report.print_table(_summary(), console)
+    report.print_table(summary or _summary(), console)
     return console.file.getvalue()
 
   def test_wide(self):
     lines = self._print(160).splitlines()
-    header = next(line for line in lines if line.split()[:1] == ["agent"])
-    assert header.split() == ["agent", "x1", "x2", "x16"]
+    header = next(line for line in lines if line.split()[:1] == ["x1"])
+    assert header.split() == ["x1", "x2", "x16"]
     rows = {
       name: next(line for line in lines if line.strip().startswith(name))
       for name in ("base", "trained", "control: empty", "control: oracle")
@@ -211,8 +211,19 @@ class TestTable:
     }
     text = report._caption(summary)
     assert "; x1: 40 documents; [95 % interval]" in text
-    assert "memory gain x1: 0.750 [0.500, 1.000]" in text
-    assert "memory gain x16: none, as oracle - none is 0" in text
+    assert "(agent - empty memory) / (oracle - empty memory)" in text
+    lines = self._print(160, summary).splitlines()
+    row = next(line for line in lines if line.strip().startswith("memory gain"))
+    assert row.split()[2:] == ["0.750", "[0.500,", "1.000]", "-", "none"]
+
+  def test_many_sets_are_rows(self):
+    sets = {f"recall_{2**i}": _cell(0.5) for i in range(7)}
+    summary = {"trained": sets, "controls": {"oracle": sets}}
+    lines = [x.split() for x in self._print(160, summary).splitlines()]
+    assert ["trained", "control:", "oracle"] in lines
+    rows = [x for x in lines if x and x[0].startswith("recall_")]
+    assert [x[0] for x in rows] == list(sets)
+    assert all(x[1] == x[4] == "0.500" for x in rows)
 
   def test_files_are_told(self):
     summary = _summary()
