@@ -38,7 +38,7 @@ def load(
 
 
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
-  """Prints one policy's table; writes workdir/eval_<which>.json and .html."""
+  """Prints one policy's table; writes workdir/eval_<which>.json and a page."""
   if run.judged:
     logging.info("judge: %s", run.judged.checked.identity)
   policies, source = load(run, workdir, which)
@@ -54,7 +54,6 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     "seed": run.config.seed,
     "metric": found["metric"],
     "data": run.config.data.to_dict(),
-    "train_chunks": run.config.agent.max_chunks,
     side: found["sets"],
     "controls": controls,
     "breakdown": {which: found["breakdown"], **rules},
@@ -70,14 +69,17 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     summary["judge"] = run.judged.summary(
       {side: found["sets"], **controls}, {side: found["verified"]}
     )
+  if "x1" in found["sets"]:
+    summary["train_chunks"] = run.config.agent.max_chunks
   path = pathlib.Path(workdir) / f"eval_{which}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   by_question = {x: found[x] for x in ("scores", "documents", "traces")}
   build.write_json(path, {**summary, **by_question})
   side = "before" if which == "base" else "after"
   rollouts = [{**x, side: x["rollout"]} for x in found["traces"]]
-  # Not report.html: that is the report of training, and there can be several.
-  name = f"{path.stem}.html"
+  # The report of a run that was trained here stays.
+  trained = (path.parent / "summary.json").exists()
+  name = f"{path.stem}.html" if trained else "report.html"
   page = report.write_html(path.parent, summary, [], rollouts, name)
   report.print_table(summary)
   print(f"{path} holds the numbers and some rollouts, {page} shows them.")

@@ -41,6 +41,8 @@ from memjax import report_rollouts
 
 # More held-out sets, or kinds of tasks, are the rows of a table.
 _MOST_COLUMNS = 6
+# Of more columns the intervals stand below the numbers.
+_DENSE = 4
 
 
 def print_table(
@@ -146,7 +148,7 @@ def _caption(summary: Mapping[str, Any]) -> str:
   for scale, count in _shared(summary).items():
     parts.append(f"{scale}: {count} documents")
   parts.append("[95 % interval]")
-  if "train_chunks" in summary and "x1" in counts:
+  if "train_chunks" in summary:
     parts.append(f"x1 = {summary['train_chunks']} chunks, as in training")
   if summary.get("memory_gain"):
     parts.append(
@@ -227,7 +229,8 @@ def _table_html(
 ) -> str:
   """Lays cells out as a table: label -> column -> cell."""
   head = "".join(f'<th scope="col">{_escape(c)}</th>' for c in columns)
-  lines = [f"<table><thead><tr><td></td>{head}</tr></thead><tbody>"]
+  kind = ' class="dense"' if len(columns) > _DENSE else ""
+  lines = [f"<table{kind}><thead><tr><td></td>{head}</tr></thead><tbody>"]
   for label, cells in rows.items():
     line = f'<tr><th scope="row">{_escape(label)}</th>'
     for column in columns:

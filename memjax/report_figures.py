@@ -101,13 +101,15 @@ def scales(summary: Mapping[str, Any]) -> list[str]:
 
 
 def scale_key(scale: str) -> tuple[bool, str, float]:
-  """Orders "x2" before "x16", "task_4096" by task, and names without a number
-  last.
+  """Orders "x2" before "x16" and "task_4096" by task.
+
+  Means of tasks, "mean_4096", and names without a number are last.
   """
   match = _NUMBERED.fullmatch(scale)
   if not match:
     return (True, scale, 0.0)
-  return (False, match["stem"], float(match["number"]))
+  stem = match["stem"]
+  return (stem == "mean_", stem, float(match["number"]))
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> matplotlib.figure.Figure:

@@ -16,6 +16,9 @@ from memjax import stats
 from memjax import stats_power
 from memjax.envs import example as example_lib
 
+# More sets than these are only counted where a line is about all of them.
+_NAMED = 4
+
 Metric = Callable[[example_lib.Example, str], float]
 
 
@@ -186,14 +189,16 @@ def averages(
 
 def plan(sets: Mapping[str, Sequence[example_lib.Example]]) -> str:
   """One line: which differences the questions of held-out sets can show."""
-  parts = []
+  alike: dict[tuple[int, int], list[str]] = {}
   for name, examples in sets.items():
     count = len(set(example_lib.documents(examples)))
-    found = stats_power.detectable(len(examples), count)
+    alike.setdefault((len(examples), count), []).append(name)
+  parts = []
+  for (n, count), names in alike.items():
+    found = stats_power.detectable(n, count)
     least = f"{found:.3f}" if math.isfinite(found) else "none"
-    parts.append(
-      f"{name} {least} ({len(examples)} questions of {count} documents)"
-    )
+    told = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} sets"
+    parts.append(f"{told} {least} ({n} questions of {count} documents)")
   return (
     f"smallest difference of two runs that is found with a power of "
     f"{stats.POWER:.0%}: {', '.join(parts)}; assumed are accuracy "

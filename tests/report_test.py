@@ -158,7 +158,7 @@ class TestHtml:
     for count in (6, 7):
       sets = {f"recall_{2**i}": _cell(0.5) for i in range(count)}
       text = _html(tmp_path, {"trained": sets, "controls": {"oracle": sets}})
-      table = text[text.index("<table>") : text.index("</table>")]
+      table = text[text.index("<table") : text.index("</table>")]
       heads = re.findall(r'<th scope="(\w+)">(.*?)</th>', table)
       columns = [name for scope, name in heads if scope == "col"]
       wanted = list(sets) if count == 6 else ["trained", "control: oracle"]

@@ -171,4 +171,6 @@ def test_the_plan_names_questions_and_documents(examples):
   least = stats_power.detectable(70, 7)
   assert f"x1 {least:.3f} (70 questions of 7 documents)" in said
   assert "x2 none (7 questions of 1 documents)" in said
+  many = {f"task{i}": examples for i in range(5)}
+  assert "5 sets " in scores.plan(many) and "task0" not in scores.plan(many)
   assert "power of 80%" in said and "accuracy 0.5" in said

@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import json
 
 import ml_collections
 import pytest
@@ -9,6 +10,7 @@ from memjax import build
 from memjax import config as config_lib
 from memjax import controls
 from memjax import evaluate
+from memjax import modes
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import example as example_lib
@@ -128,6 +130,31 @@ def test_a_text_is_made_when_it_is_read():
   assert isinstance(x, example_lib.Example)
   plain = example_lib.Example(1, "q?", "a text", ("a",))
   assert example_lib.fingerprint([x]) == example_lib.fingerprint([plain])
+
+
+def test_one_command_evaluates_on_it(config, tmp_path, capsys):
+  """`configs/eval_suite.py` as it is, but for sizes."""
+  scope = {}
+  exec((tiny_runs._ROOT / "configs/eval_suite.py").read_text(), scope)
+  full = scope["get_config"]()
+  assert len(full.data.tasks) == 17
+  full.model = config.model
+  full.agent.update(config.agent.to_dict())
+  full.data.update(
+    tasks=("vt", "niah_multikey_1"), lengths=(512,), eval_examples=2
+  )
+  full.agent.question_tokens = 128
+  full.eval.batch_size = 2
+  modes.evaluate(build.make(full), tmp_path, "base")
+  heads = [x.split() for x in capsys.readouterr().out.splitlines()]
+  assert ["niah_multikey_1_512", "vt_512", "mean_512"] in heads
+  found = json.loads((tmp_path / "eval_base.json").read_text())
+  assert set(found["controls"]) == set(config_lib.CONTROLS)
+  for cells in (found["base"], *found["controls"].values()):
+    assert list(cells) == ["vt_512", "niah_multikey_1_512", "mean_512"]
+    assert cells["mean_512"]["n"] == 4
+  page = (tmp_path / "report.html").read_text()
+  assert "mean_512" in page and "control: last window" in page
 
 
 @pytest.fixture(scope="module")
