@@ -37,15 +37,14 @@ def get_config() -> ml_collections.ConfigDict:
         "metric_name": "em",
       }
     )
-  # 96 questions an iteration: 24 contexts with four questions each, or, where
-  # the memory depends on the question, 96 readings.
+  # 96 questions an iteration: 96 readings where the memory depends on the
+  # question, as with the first arm; or 24 contexts with four questions each.
   banks = (
     ("agent.questions", 4),
     ("rollout.questions", 24),
     ("rollout.wave_questions", 24),
   )
-  alone = (("rollout.questions", 96), ("rollout.wave_questions", 96))
-  config.arms = (("memory", (("agent.name", "memory"), *alone)),) + tuple(
+  config.arms = (("memory", ()),) + tuple(
     (
       f"{name}-{retriever}",
       (("agent.name", name), ("agent.retriever", retriever), *banks),
@@ -82,7 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.reranker.update(
     tau=0.1, mean_baseline=True, learning_rate=3e-3, micro_batch=768
   )
-  config.rollout.group_size = 8
+  config.rollout.update(questions=96, wave_questions=96, group_size=8)
   # Without it malformed lines, which cost nothing, become the rule.
   config.reward.update(extract_format=0.2, update_format=0.2)
   config.objective.update(

@@ -14,14 +14,55 @@ was right.
 Hardware: 2 CPU cores, 246 s. Expected: .243 -> .978 greedy (mean of five seeds,
 .971 to .987; n = 2,048 each), .988 on texts of eight times the length. How that
 came about: experiments/01_quickstart/README.md.
+
+    python -m memjax.main --config=configs/quickstart.py:sweep=lr --workdir=W
+    python -m memjax.main --config=configs/quickstart.py:sweep=ablation \
+      --workdir=W
+
+train SWEEPS with three seeds each and compare them with the settings below;
+`--config.seeds=11,12` names others. 246 s a run: lr is 12 runs, ablation 36. At
+100 steps: experiments/05_learning_rate/README.md.
 """
 
 import ml_collections
 
 from memjax import config as config_lib
+from memjax import sweeps
+
+SWEEPS = {
+  "lr": sweeps.grid({"train.learning_rate": (3e-4, 1e-3, 3e-3, 1e-2)}),
+  # One factor at a time, each as somebody else has it.
+  "ablation": sweeps.one_at_a_time(
+    {
+      # MemAgent (2507.02259) and Dr. GRPO (2503.20783): only the mean is taken
+      # off; GRPO (2402.03300) divides by the deviation, as here.
+      "objective.std_normalize": False,
+      "objective.clip_high": 0.2,  # GRPO; DAPO (2503.14476) has 0.28
+      "objective.dual_clip": 3.0,  # verl's default, which MemAgent keeps
+      "objective.kl_coef": 1e-3,  # MemAgent; DAPO and Dr. GRPO have none
+      "objective.name": "grpo",  # sequences count the same, not tokens
+      "objective.old_logp": "trainer",  # recomputed, as in verl
+      "rollout.dynamic_sampling": False,  # GRPO; DAPO takes live groups alone
+      "train.minibatches": 1,  # on policy: no ratio is far from 1
+      "train.schedule": "constant",  # all of these papers
+      "train.b2": 0.999,  # the default of Adam
+    }
+  )
+  # MemAgent has groups of 16; as many answers in an iteration.
+  + (
+    (
+      "group_size=16",
+      (
+        ("rollout.group_size", 16),
+        ("rollout.questions", 12),
+        ("rollout.wave_questions", 12),
+      ),
+    ),
+  ),
+}
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config = config_lib.default()
   with config.unlocked():
     config.name = "quickstart"
@@ -74,4 +115,4 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.eval.update(every=25, examples=512, batch_size=512)
   config.checkpoint.every = 25
-  return config
+  return sweeps.select(config, variant, SWEEPS)

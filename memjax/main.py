@@ -17,10 +17,14 @@ from memjax import build
 from memjax import compare
 from memjax import judge
 from memjax import modes
+from memjax import sweeps
 from memjax import train
 from memjax import versus
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "settings of the run")
+_SWEEP = flags.DEFINE_multi_string(
+  "sweep", [], "train: a key and values, as train.learning_rate=3e-4,1e-3"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _MODE = flags.DEFINE_enum(
   "mode",
@@ -56,8 +60,19 @@ def _are_given(values: dict[str, Any]) -> bool:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Reads the flags; an unknown config key is one clear line."""
+  """Reads the flags; what a config does not know is one clear line."""
   try:
+    return flags.FLAGS(argv)
+  except flags.IllegalFlagValueError as error:
+    text = str(error).strip()
+    # The whole traceback of a config file that raised something.
+    said = text.splitlines()[-1]
+    if said.startswith("ValueError: "):
+      sys.exit(f"memjax: --config: {said.removeprefix('ValueError: ')}")
+    if "get_config() takes" in said:
+      sys.exit("memjax: --config: this file has no variants after a colon")
+    sys.exit(f"memjax: {text}")
+  except flags.Error:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:
     given = " ".join(x for x in argv if x.startswith("--config."))
@@ -77,15 +92,20 @@ def main(argv: list[str]) -> None:
   logging.get_absl_handler().addFilter(
     lambda line: "orbax" not in line.pathname
   )
+  if _SWEEP.value and _MODE.value != "train":
+    raise app.UsageError(f"--sweep with --mode={_MODE.value}: it is for train")
   mode, workdir, which = _MODE.value, _WORKDIR.value, _CHECKPOINT.value
   try:
     if mode == "compare":
       versus.run(_RUNS.value, workdir)
       return
-    if _CONFIG.value.arms and mode == "train":
-      compare.run(_CONFIG.value, workdir)
+    config = _CONFIG.value
+    if _SWEEP.value:
+      config = sweeps.from_flags(config, _SWEEP.value)
+    if config.arms and mode == "train":
+      compare.run(config, workdir)
       return
-    run = build.make(_CONFIG.value, needs_data=mode in ("train", "eval"))
+    run = build.make(config, needs_data=mode in ("train", "eval"))
     if mode == "train":
       train.train(run, workdir)
     elif mode == "eval":

@@ -271,6 +271,57 @@ def _short(number: float) -> str:
   return f"{number:.12g}"
 
 
+def sweep(
+  key: str, arms: Mapping[float, Mapping[str, Any]], reference: str
+) -> matplotlib.figure.Figure:
+  """Draws the accuracy of arms over the value of a key, with the intervals.
+
+  Args:
+    key: of the config.
+    arms: by value, as `compare.summarize` has them.
+    reference: name of the arm that is the config's own.
+  """
+  with mpl.rc_context(_STYLE):
+    figure = matplotlib.figure.Figure(figsize=(5.4, 2.9), layout="constrained")
+    ax = figure.subplots()
+    ax.set(xlabel=f"config.{key}", ylabel="accuracy", ylim=(-0.03, 1.03))
+    ax.set_title(f"reference: {reference}")
+    values = sorted(arms)
+    if values[0] > 0 and values[-1] >= 10 * values[0]:
+      ax.set_xscale("log")
+      ax.minorticks_off()
+    ax.set_xticks(values, [f"{x:g}" for x in values])
+    for side, color in (("base", _COLORS[5]), ("trained", _COLORS[0])):
+      points = [
+        (x, cell["accuracy"], cell["low"], cell["high"])
+        for x in values
+        if (cell := arms[x][side])
+      ]
+      if points:
+        x, y, low, high = np.array(points, dtype=float).T
+        ax.errorbar(
+          x,
+          y,
+          yerr=np.maximum(0, [y - low, high - y]),
+          label=side,
+          marker="o",
+          markersize=4,
+          capsize=2,
+          color=color,
+        )
+    lost = [x for x in values if arms[x]["diverged"]]
+    if lost:
+      ax.plot(
+        lost,
+        [0.0] * len(lost),
+        "x",
+        color=_COLORS[4],
+        label="diverged, some or all seeds",
+      )
+    figure.legend(loc="outside right upper")
+    return figure
+
+
 def to_png(figure: matplotlib.figure.Figure) -> bytes:
   """Renders a figure with Agg on white."""
   file = io.BytesIO()

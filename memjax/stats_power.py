@@ -89,6 +89,43 @@ def detectable(
   return found if found <= 1 else math.inf
 
 
+def detectable_by_seeds(
+  n: int,
+  seeds: int,
+  *,
+  accuracy: float = ACCURACY,
+  correlation: float = CORRELATION,
+  alpha: float = significance.ALPHA,
+  power: float = stats.POWER,
+) -> float:
+  """The smallest difference found between several seeds of two methods.
+
+  A lower bound: as if seeds did not differ but in the n questions that each
+  has. A t test of the seeds' differences on seeds - 1 degrees of freedom has
+
+    error^2 = 2 p (1 - p) (1 - r) / (n seeds)
+
+  Args:
+    n: questions to each seed.
+    seeds: of both methods, paired.
+    accuracy: p of both.
+    correlation: r, of two answers to a question.
+    alpha: level of the two-sided test.
+    power: chance to find it.
+
+  Returns:
+    A share in (0, 1]; infinite where no difference can be found.
+
+  Raises:
+    ValueError: fewer than two seeds.
+  """
+  if seeds < 2:
+    raise ValueError(f"{seeds} seeds: expected at least two")
+  variance = 2 * accuracy * (1 - accuracy) * (1 - correlation) / (n * seeds)
+  found = math.sqrt(variance) * _noncentrality(seeds - 1, alpha, power)
+  return found if found <= 1 else math.inf
+
+
 def _noncentrality(df: float, alpha: float, power: float) -> float:
   """How many errors away a difference is found, on its own side of 0."""
   limit = stats.quantile(1 - alpha / 2, df)

@@ -33,6 +33,19 @@ from memjax import reranker
 from memjax import scores
 
 
+class Diverged(FloatingPointError):
+  """An update was not finite.
+
+  Attributes:
+    step: the iteration of the update.
+  """
+
+  def __init__(self, step: int, message: str):
+    """Takes the iteration, and what to tell people."""
+    super().__init__(message)
+    self.step = step
+
+
 @dataclasses.dataclass(frozen=True)
 class _Meta:
   """What a checkpoint remembers beside the state.
@@ -72,7 +85,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: the workdir is of another config, or a judge errs too often.
     JudgeError: an answer could not be judged.
-    FloatingPointError: an update was not finite.
+    Diverged: an update was not finite.
   """
   start = time.monotonic()
   config, steps = run.config, run.config.train.steps
@@ -135,7 +148,8 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         scalars["time/seconds"] = seconds
         scalars["time/tokens_per_s"] = pending.experience.tokens / seconds
         if not scalars["train/finite"]:
-          raise FloatingPointError(_not_finite(step, workdir))
+          checkpoints.close()
+          raise Diverged(step, _not_finite(step, workdir))
         writer.write_scalars(step, scalars)
         progress.update(
           step, scalars["rollout/reward"], scalars["time/tokens_per_s"]

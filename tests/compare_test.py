@@ -10,6 +10,7 @@ import rich.console
 
 from memjax import build
 from memjax import compare
+from memjax import compare_table
 from memjax import stats_seeds
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -103,7 +104,7 @@ def test_arms_are_trained_once_and_compared_in_pairs(small, tmp_path):
   assert compare.run(small, tmp_path) == found
   assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
   out = io.StringIO()
-  compare.print_table(found, rich.console.Console(file=out, width=160))
+  compare_table.print_table(found, rich.console.Console(file=out, width=160))
   text = " ".join(out.getvalue().split())
   assert apart["verdict"] in text
   assert "of other seeds (2 were run) on other questions" in text

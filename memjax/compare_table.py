@@ -1,0 +1,148 @@
+"""Shows a comparison of arms: a table, the same in Markdown, a figure.
+
+Everything is a function of what `compare.summarize` returns.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from memjax import contrast
+from memjax import judged
+from memjax import report_figures
+
+_HEAD = (
+  "arm",
+  "base",
+  "trained",
+  "difference",
+  "verdict",
+  "detectable",
+  "recall",
+  "held",
+  "s",
+)
+
+
+def print_table(
+  found: Mapping[str, Any], console: rich.console.Console | None = None
+) -> None:
+  """One row for each arm, with paired differences and the data's hash."""
+  if console is None:
+    console = rich.console.Console()
+    if not console.is_terminal:
+      console = rich.console.Console(width=180)
+  table = rich.table.Table(
+    box=rich.box.SIMPLE_HEAD,
+    title="the same questions to every arm",
+    caption=rich.text.Text(caption(found)),
+  )
+  for name in _HEAD:
+    table.add_column(name)
+  for row in rows(found):
+    table.add_row(*map(rich.text.Text, row))
+  console.print(table)
+
+
+def write(workdir: pathlib.Path, title: str, found: Mapping[str, Any]) -> None:
+  """Writes compare.md, and sweep.png if one number is swept."""
+  lines = [_HEAD, ("---",) * len(_HEAD), *rows(found)]
+  table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  text = f"# {title}\n\n{table}\n\n{caption(found)}.\n"
+  (workdir / "compare.md").write_text(text)
+  if points := swept(found):
+    figure = report_figures.sweep(*points, reference=found["reference"])
+    (workdir / "sweep.png").write_bytes(report_figures.to_png(figure))
+
+
+def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+  """The lines of the table, one for each arm."""
+  lines = []
+  for name, arm in found["arms"].items():
+    apart, memory = arm["difference"], arm["memory"]
+    recall = "-" if arm["recall"] is None else f"{arm['recall']:.3f}"
+    lines.append(
+      (
+        f"{name} (reference)" if name == found["reference"] else name,
+        _cell(arm["base"]),
+        _cell(arm["trained"]),
+        contrast.text(apart, "difference") if apart else "-",
+        _verdict(arm),
+        _detectable(apart),
+        recall,
+        f"{memory['held']} / {memory['shown']}" if memory else "-",
+        "-" if arm["seconds"] is None else f"{arm['seconds']:.0f}",
+      )
+    )
+  return lines
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+  return contrast.text(cell, "accuracy") if cell else "-"
+
+
+def _verdict(arm: Mapping[str, Any]) -> str:
+  """What is said of an arm; of one that diverged where it did, no more."""
+  if arm["diverged"]:
+    where = ", ".join(f"seed {s} at {n}" for s, n in arm["diverged"].items())
+    return f"diverged: {where}"
+  return arm["difference"]["verdict"] if arm["difference"] else "-"
+
+
+def _detectable(apart: Mapping[str, Any] | None) -> str:
+  if not apart:
+    return "-"
+  return "none" if apart["detectable"] is None else f"{apart['detectable']:.3f}"
+
+
+def caption(found: Mapping[str, Any]) -> str:
+  """Says what was compared and how."""
+  hashes = ", ".join(f"{s}: {x[:12]}" for s, x in found["data_sha256"].items())
+  parts = [
+    f"[95 % interval]; differences question by question, from "
+    f"{found['reference']}",
+    "verdicts corrected for all arms (Holm)",
+    "detectable: a true difference that would be found four times in five, "
+    "not corrected",
+    _scope(found),
+    f"data by seed: {hashes or 'no run finished'}",
+  ]
+  diverged = [name for name, arm in found["arms"].items() if arm["diverged"]]
+  if diverged:
+    parts.insert(
+      2,
+      "diverged: a gradient was not finite at that iteration; such an arm's "
+      "accuracy is of its other seeds, and is not compared",
+    )
+  if found["reference"] in diverged:
+    parts.insert(3, "the reference diverged, so nothing is compared")
+  if "judge" in found:
+    parts.append(judged.describe(found["judge"]))
+  return "; ".join(parts)
+
+
+def _scope(found: Mapping[str, Any]) -> str:
+  """What the intervals and verdicts are about."""
+  count = max(len(arm["seeds"]) for arm in found["arms"].values())
+  if count < 2:
+    return "of these policies on other questions: one seed says no more"
+  return f"of other seeds ({count} were run) on other questions"
+
+
+def swept(
+  found: Mapping[str, Any],
+) -> tuple[str, dict[float, Mapping[str, Any]]] | None:
+  """(key, {value: arm}) if arms differ in one number and nothing else."""
+  arms = found["arms"].values()
+  keys = {tuple(arm["changes"]) for arm in arms}
+  if len(arms) < 2 or len(keys) != 1 or len(key := next(iter(keys))) != 1:
+    return None
+  values = [arm["changes"][key[0]] for arm in arms]
+  if any(isinstance(x, bool) or not isinstance(x, int | float) for x in values):
+    return None
+  return key[0], dict(zip(map(float, values), arms))
