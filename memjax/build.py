@@ -58,8 +58,8 @@ ENVS = {
   "suite": suite.Suite,
 }
 
-# What may differ when a workdir is used again: how long, not what; and how a
-# judge is reached, not which one it is.
+# What may differ when a workdir is used again: how long, not what; how a judge
+# is reached, not which one it is; and what others have published.
 _FREE = (
   "train.steps",
   "name",
@@ -339,13 +339,17 @@ def claim(
   if path.exists():
     theirs = _flat(json.loads(path.read_text()))
     for key in sorted(mine.keys() | theirs.keys()):
-      if mine.get(key) != theirs.get(key) and key not in _FREE:
+      if mine.get(key) != theirs.get(key) and not _is_free(key):
         raise ValueError(
           f"{workdir} belongs to a run with config.{key}={theirs.get(key)!r}, "
           f"not {mine.get(key)!r}: take another --workdir, or the old value"
         )
   write_json(path, config.to_dict())
   return workdir
+
+
+def _is_free(key: str) -> bool:
+  return key in _FREE or key.startswith("published.")
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -149,7 +149,7 @@ def run(
   build.write_json(workdir / "compare.json", found)
   compare_table.write(workdir, config.name, found)
   compare_table.print_table(found)
-  return json.loads((workdir / "compare.json").read_text())
+  return found
 
 
 def _train(one: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
@@ -246,7 +246,8 @@ def summarize(
       if whole and name != reference
       else None,
       "diverged": lost[name],
-      "changes": dict(changed.get(name, ())),
+      # As JSON has it, in which there are no tuples.
+      "changes": json.loads(json.dumps(dict(changed.get(name, ())))),
     }
   contrast.add_verdicts(
     [x["difference"] for x in found.values() if x["difference"]]

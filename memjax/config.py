@@ -28,6 +28,9 @@ def default() -> ml_collections.ConfigDict:
       # training each arm is a run of its own (see compare.py).
       "arms": (),
       "seeds": (),
+      # What others printed, shown beside the run's own table: "source",
+      # "measure", and, of each held-out set, "base" and "trained".
+      "published": {},
       # Permutes rewards within each group: a control that teaches nothing.
       "shuffle_rewards": False,
       "model": {
@@ -281,6 +284,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     ValueError: names the key, the value and what was expected.
   """
   _check_keys(config, default(), "config")
+  _check_published(config.published)
   for key, least in _AT_LEAST:
     if _get(config, key) < least:
       raise ValueError(
@@ -320,6 +324,22 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
 
 
+def _check_published(published) -> None:
+  """Refuses numbers that do not say where they are from."""
+  known = ("source", "measure", "base", "trained")
+  for key in published:
+    if key not in known:
+      raise ValueError(
+        f"config.published.{key} is not a key: choose one of {', '.join(known)}"
+      )
+  for key in ("source", "measure"):
+    if len(published) and not published.get(key):
+      raise ValueError(
+        f"config.published.{key} is missing: say where the numbers are from "
+        "and what they measure"
+      )
+
+
 def _check_keys(config, known, path: str) -> None:
   """Compares keys, for configs that were not made from `default()`."""
   for key in known:
@@ -328,8 +348,8 @@ def _check_keys(config, known, path: str) -> None:
         f"{path}.{key} is missing: start from memjax.config.default()"
       )
   for key in config:
-    # An environment has its own fields.
-    if key not in known and path != "config.data":
+    # An environment has its own fields; what was published is checked apart.
+    if key not in known and path not in ("config.data", "config.published"):
       raise ValueError(
         f"{path}.{key} is not a key: choose one of {', '.join(sorted(known))}"
       )

@@ -65,6 +65,8 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     ),
     "health": {which: found["health"]},
   }
+  if len(run.config.published):
+    summary["published"] = run.config.published.to_dict()
   if run.judged:
     summary["judge"] = run.judged.summary(
       {side: found["sets"], **controls}, {side: found["verified"]}

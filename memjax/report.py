@@ -14,6 +14,8 @@ so the same files give the same report.
     "memory_gain": {"x1": {"gain", "low", "high"} or {"gain": None,
       "reason"}},                                                 (optional)
     "files": {name of a data file: its SHA-256},                  (optional)
+    "published": {"source", "measure", "base" and "trained": {set: number}},
+                                                                  (optional)
     "judge": see `judged.Judged.summary`}                         (optional)
   CELL = {"accuracy", "low", "high", "n", "documents" and "sampled" (optional)}
 
@@ -161,6 +163,11 @@ def _caption(summary: Mapping[str, Any]) -> str:
     )
   if "judge" in summary:
     parts.append(judged.describe(summary["judge"]))
+  if published := summary.get("published"):
+    parts.append(
+      f"published: {published['measure']}, {published['source']}; without an "
+      "interval, so it is not said to be better or worse"
+    )
   return "; ".join(parts)
 
 

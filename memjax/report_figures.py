@@ -70,6 +70,7 @@ def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   controls |= summary.get("controls") or {}
   judge = summary.get("judge") or {}
   corrected = judge.get("corrected") or {}
+  published = summary.get("published") or {}
   return {
     "base": summary.get("base") or {},
     "trained": summary.get("trained") or {},
@@ -90,6 +91,11 @@ def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     **{
       f"{side}, by {judge['verifier']}": cells
       for side, cells in (judge.get("verified") or {}).items()
+    },
+    **{
+      f"published, {side}": {x: {"accuracy": y} for x, y in cells.items()}
+      for side in ("base", "trained")
+      if (cells := published.get(side))
     },
   }
 

@@ -207,6 +207,11 @@ def ruler_any(text: str, answers: Sequence[str]) -> float:
   return float(any(_contains(text, answer) for answer in answers))
 
 
+def ruler_all(text: str, answers: Sequence[str]) -> float:
+  """1 if the text contains all of the answers, in any case."""
+  return float(ruler_fraction(text, answers) == 1)
+
+
 def in_order(text: str, answers: Sequence[str]) -> float:
   """The share of the answers that stand in their place, between commas.
 
@@ -239,6 +244,7 @@ METRICS: dict[str, Verifier] = {
   "rouge_l": rouge_l,
   "ruler": ruler_fraction,
   "ruler_any": ruler_any,
+  "ruler_all": ruler_all,
   "in_order": in_order,
   "boxed_em": strict_boxed,
 }

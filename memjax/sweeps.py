@@ -29,7 +29,7 @@ Arms = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 SEEDS = (0, 1, 2)  # of a sweep whose config names none
 _SHORT = {"learning_rate": "lr"}
 # A name is that of a folder, and --mode=compare parts folders with commas.
-_UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
 def grid(values: Mapping[str, Sequence[Any]]) -> Arms:

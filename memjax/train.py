@@ -334,6 +334,8 @@ def _finish(
     ),
     "health": {"base": base["health"], "trained": trained["health"]},
   }
+  if len(run.config.published):
+    summary["published"] = run.config.published.to_dict()
   if run.judged:
     summary["judge"] = run.judged.summary(
       {"base": base["sets"], "trained": trained["sets"], **controls},

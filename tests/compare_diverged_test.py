@@ -16,8 +16,8 @@ from memjax import train
 
 @pytest.fixture
 def swept(config):
-  """One iteration at a rate that works and one that cannot."""
-  config.train.update(steps=1, warmup_steps=0)
+  """Two iterations at a rate that works and one that cannot."""
+  config.train.update(steps=2, warmup_steps=0)
   config.eval.update(every=0, samples=0, controls=())
   with config.unlocked():
     config.data.scales = (1,)
@@ -59,7 +59,7 @@ def test_a_rate_that_is_much_too_high_diverges(swept, tmp_path):
   """The real loop."""
   found = compare.run(swept, tmp_path)
   lost = found["arms"]["lr=1e+38"]
-  assert lost["diverged"] == {"3": 1} and lost["trained"] is None
+  assert lost["diverged"] == {"3": 2} and lost["trained"] is None
   assert found["arms"]["lr=0.01"]["diverged"] == {}
   assert found["arms"]["lr=0.01"]["trained"]["n"] == 8
 
@@ -88,7 +88,7 @@ def test_the_others_go_on(swept, tmp_path, monkeypatch, caplog, capsys):
     assert compare.run(swept, tmp_path) == found
   assert len(trained) == 9
   assert "going on where it stopped, 9 of 9 runs are done" in caplog.text
-  swept.train.steps = 2
+  swept.train.steps = 3
   compare.run(swept, tmp_path)
   assert len(trained) == 18
 

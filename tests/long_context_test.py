@@ -273,3 +273,58 @@ def test_reward_and_metric(tmp_path):
   assert env.metric(example, "Ada it was") == 1  # lenient
   assert env.label(example, "Ada") == {}
   np.testing.assert_equal(env.seed, 0)
+
+
+def _sets(tmp_path, **changes):
+  paths = {
+    "long_100": str(_json(tmp_path / "l.json", _records(3))),
+    "short_50": str(_json(tmp_path / "s.json", _records(3))),
+    "words": str(
+      _json(tmp_path / "w.json", [{**_GOOD, "answers": ["a", "b"]}])
+    ),
+  }
+  settings = {"eval_paths": paths, "eval_metrics": {"words": "ruler_all"}}
+  settings |= changes
+  return long_context.make("", "", 0, "reward_boxed", "sub_em", 0, **settings)
+
+
+def test_several_files_to_evaluate_on(tmp_path):
+  """In the order of their numbers; the same questions may be in two."""
+  env = _sets(tmp_path)
+  sets = env.eval_sets()
+  assert list(sets) == ["short_50", "long_100", "words"]
+  ids = [e.id for examples in sets.values() for e in examples]
+  assert len(set(ids)) == 7 and min(ids) >= 1 << 24 and max(ids) < 1 << 31
+  # Each has its metric: one of two words is enough for sub_em alone.
+  assert env.metric(sets["words"][0], "a") == 0
+  assert env.metric(sets["words"][0], "a, b") == 1
+  assert env.metric(sets["short_50"][0], "Ada it was") == 1
+  # Scores by other metrics are not compared.
+  assert env.metric_name == "sub_em, ruler_all in words"
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"eval_paths": {"a": ""}}, "eval_paths.a is empty"),
+    ({"eval_metrics": {"words": "f2"}}, "eval_metrics.words='f2': choose one"),
+    ({"eval_metrics": {"word": "f1"}}, "no set 'word' in .*short_50"),
+    (
+      {"eval_paths": {f"s{i}": "x.json" for i in range(65)}},
+      "65 sets: expected at most 64",
+    ),
+  ],
+)
+def test_wrong_sets_are_refused(tmp_path, changes, message):
+  changes = {"eval_metrics": {}, **changes}
+  with pytest.raises(ValueError, match=message):
+    _sets(tmp_path, **changes)
+
+
+def test_files_are_named_once(tmp_path):
+  path = str(_json(tmp_path / "a.json", _records(3)))
+  names = ("reward_boxed", "sub_em", 0)
+  with pytest.raises(ValueError, match="one file or several, not both"):
+    long_context.make("", path, 0, *names, eval_paths={"b": path})
+  with pytest.raises(ValueError, match="3 questions of .* also in"):
+    long_context.make(path, "", 0, *names, eval_paths={"b": path})

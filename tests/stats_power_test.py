@@ -120,3 +120,15 @@ def test_a_textbook_sample_size():
 def test_what_is_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_power_over_seeds_is_that_of_a_t_test(seeds):
+  effect = stats_power.detectable_by_seeds(500, seeds, alpha=0.05 / 3)
+  error = math.sqrt(2 * 0.25 * 0.5 / 500)  # of one seed's difference
+  rng = np.random.default_rng(0)
+  drawn = effect + error * rng.normal(size=(20_000, seeds))
+  p = scipy.stats.ttest_1samp(drawn, 0.0, axis=1).pvalue
+  assert (p <= 0.05 / 3).mean() == pytest.approx(0.8, abs=0.015)
+  with pytest.raises(ValueError, match="1 seeds: expected at least two"):
+    stats_power.detectable_by_seeds(500, 1)

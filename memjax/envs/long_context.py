@@ -18,6 +18,7 @@ import dataclasses
 import glob
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -30,8 +31,10 @@ from memjax import rewards
 from memjax.envs import example as example_lib
 from memjax.envs import files as files_lib
 
-# Ids of held-out examples start here, so that none is a training example's.
+# Ids of the first held-out set start here, so that none is a training
+# example's; those of the next one at twice as much, and so on.
 _EVAL_ID = 1 << 24
+_MOST_SETS = 64  # ids are int32
 
 # Fields that are read, and "oracle", which means a memory to `evaluate`. What a
 # record has beside these is kept in `meta`, if it is of a plain type.
@@ -150,7 +153,8 @@ class LongContext:
     held_out: examples to evaluate on, by name of the set.
     seed: of the order of training.
     reward_name: key of `rewards.REWARDS`.
-    metric_name: key of `rewards.METRICS`.
+    metric_name: key of `rewards.METRICS`, and which sets have another.
+    metric_of: key of `rewards.METRICS` by set; "" is the others'.
     files: SHA-256 of each file that was read, by its name.
   """
 
@@ -159,6 +163,7 @@ class LongContext:
   seed: int
   reward_name: str
   metric_name: str
+  metric_of: Mapping[str, str]
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
@@ -189,7 +194,7 @@ class LongContext:
     ]
 
   def eval_sets(self) -> Mapping[str, list[example_lib.Example]]:
-    """The held-out examples."""
+    """The held-out examples, the shortest set first."""
     return self.held_out
 
   def reward(self, example: example_lib.Example, text: str) -> float:
@@ -197,8 +202,11 @@ class LongContext:
     return rewards.REWARDS[self.reward_name](text, example.answers)
 
   def metric(self, example: example_lib.Example, text: str) -> float:
-    """The evaluation metric of an answer."""
-    return rewards.METRICS[self.metric_name](text, example.answers)
+    """The evaluation metric of an answer, that of the example's set."""
+    # A training example is of none.
+    name = ["", *self.held_out][example.id // _EVAL_ID]
+    metric = self.metric_of.get(name, self.metric_of[""])
+    return rewards.METRICS[metric](text, example.answers)
 
   def label(self, example: example_lib.Example, text: str) -> dict[str, float]:
     """Files of this kind say nothing by which a table could be split."""
@@ -213,9 +221,33 @@ def make(
   reward_name: str,
   metric_name: str,
   seed: int,
+  eval_paths: Mapping[str, str] | None = None,
+  eval_metrics: Mapping[str, str] | None = None,
 ) -> LongContext:
-  """Loads the files of a config: `split` of what `load` reads."""
-  return split(load, path, eval_path, holdout, reward_name, metric_name, seed)
+  """Loads the files of a config: `split` of what `load` reads.
+
+  Args:
+    path: see `split`, as are the others but for these.
+    eval_path: one file to evaluate on.
+    holdout: questions to hold out.
+    reward_name: verifier of training.
+    metric_name: verifier of evaluation.
+    seed: of orders and choices.
+    eval_paths: several files to evaluate on, by name of the set, in place of
+      eval_path.
+    eval_metrics: the verifiers of sets that have another than metric_name.
+  """
+  return split(
+    load,
+    path,
+    eval_path,
+    holdout,
+    reward_name,
+    metric_name,
+    seed,
+    eval_paths,
+    eval_metrics,
+  )
 
 
 def split(
@@ -226,6 +258,8 @@ def split(
   reward_name: str,
   metric_name: str,
   seed: int,
+  eval_paths: Mapping[str, str] | None = None,
+  eval_metrics: Mapping[str, str] | None = None,
 ) -> LongContext:
   """An environment of files that a loader reads.
 
@@ -237,41 +271,88 @@ def split(
     reward_name: key of `rewards.REWARDS`.
     metric_name: key of `rewards.METRICS`.
     seed: of the choice of held-out questions and of the order of training.
+    eval_paths: several files in place of eval_path, by name of the set. Sets
+      are ordered by the first number in their names; training looks at the
+      first.
+    eval_metrics: keys of `rewards.METRICS` for some of these sets.
 
   Raises:
     ValueError: a file is malformed, no file is named, too many questions would
-      be held out, or a question is in both files.
+      be held out, or a question is both trained on and evaluated on.
   """
+  eval_paths, eval_metrics = dict(eval_paths or {}), dict(eval_metrics or {})
   rewards.lookup(rewards.REWARDS, reward_name, "config.data.reward_name")
   rewards.lookup(rewards.METRICS, metric_name, "config.data.metric_name")
-  if not path and not eval_path:
+  for name, metric in eval_metrics.items():
+    key = f"config.data.eval_metrics.{name}"
+    rewards.lookup(rewards.METRICS, metric, key)
+    if name not in eval_paths:
+      raise ValueError(
+        f"{key}={metric!r}: there is no set {name!r} in "
+        f"config.data.eval_paths ({', '.join(eval_paths) or 'none'})"
+      )
+  if eval_path:
+    if eval_paths:
+      raise ValueError(
+        f"config.data.eval_path={eval_path!r} and config.data.eval_paths "
+        f"({', '.join(eval_paths)}): name one file or several, not both"
+      )
+    eval_paths = {pathlib.Path(eval_path).stem: eval_path}
+  _check_files(path, eval_paths)
+  train = load(path) if path else []
+  held_out = {
+    name: load(file, first_id=_EVAL_ID * number)
+    for number, (name, file) in enumerate(
+      sorted(eval_paths.items(), key=_place), start=1
+    )
+  }
+  if not held_out:
+    train, held_out["heldout"] = _split(train, holdout, seed, path)
+  trained = {_asked(example) for example in train}
+  for name, examples in held_out.items():
+    shared = {e.question for e in examples if _asked(e) in trained}
+    if shared:
+      raise ValueError(
+        f"{len(shared)} questions of {eval_paths[name]} are also in {path}, "
+        f"for example {min(shared)!r}: an evaluation on them would measure "
+        "nothing; remove them from the training file"
+      )
+  label = [metric_name, *(f"{m} in {x}" for x, m in eval_metrics.items())]
+  return LongContext(
+    tuple(train),
+    held_out,
+    seed,
+    reward_name,
+    ", ".join(label),
+    {"": metric_name, **eval_metrics},
+    files_lib.digests(path, *eval_paths.values()),
+  )
+
+
+def _check_files(path: str, eval_paths: Mapping[str, str]) -> None:
+  """Refuses files that have no name."""
+  if not path and not eval_paths:
     raise ValueError(
       "config.data.path is empty: name a file of examples, such as "
       "--config.data.path=train.jsonl"
     )
-  train = load(path) if path else []
-  if eval_path:
-    held_out = load(eval_path, first_id=_EVAL_ID)
-    name = pathlib.Path(eval_path).stem
-  else:
-    train, held_out = _split(train, holdout, seed, path)
-    name = "heldout"
-  trained = {_asked(example) for example in train}
-  shared = {e.question for e in held_out if _asked(e) in trained}
-  if shared:
+  for name, file in eval_paths.items():
+    if not file:
+      raise ValueError(
+        f"config.data.eval_paths.{name} is empty: name its file, such as "
+        f"--config.data.eval_paths.{name}={name}.json"
+      )
+  if len(eval_paths) > _MOST_SETS:
     raise ValueError(
-      f"{len(shared)} questions of {eval_path} are also in {path}, for example "
-      f"{min(shared)!r}: an evaluation on them would measure nothing; remove "
-      "them from the training file"
+      f"config.data.eval_paths has {len(eval_paths)} sets: expected at most "
+      f"{_MOST_SETS}"
     )
-  return LongContext(
-    tuple(train),
-    {name: held_out},
-    seed,
-    reward_name,
-    metric_name,
-    files_lib.digests(path, eval_path),
-  )
+
+
+def _place(item: tuple[str, str]) -> tuple[float, str]:
+  """eval_50 stands before eval_100; what has no number comes last."""
+  number = re.search(r"\d+", item[0])
+  return (float(number.group()) if number else float("inf"), item[0])
 
 
 def _asked(example: example_lib.Example) -> str:
