@@ -62,6 +62,18 @@ def run(config, trained, tmp_path_factory):
       "--config.data.chunk=3: there is no such key.*chunks",
     ),
     (["--config=configs/nowhere.py"], "nowhere.py"),
+    (
+      ["--config=configs/quickstart.py:sweep=lrr"],
+      "no variant 'sweep=lrr' .*choose :sweep=lr, :sweep=ablation$",
+    ),
+    (
+      ["--config=configs/quickstart_hard.py:sweep=lr"],
+      "this file has no variants after a colon",
+    ),
+    (
+      ["--sweep=train.learning_rate=1e-2,3e-2", "--config.seeds=4,5"],
+      "none is the config as it is.*with train.learning_rate=0.001",
+    ),
     (["--config.train.steps=many"], "many"),
     (["--config.model.path=/nowhere"], "/nowhere has no config.json"),
     (["--config.rollout.wave_questions=7"], "is not a multiple of"),
