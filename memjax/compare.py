@@ -119,7 +119,10 @@ def run(
   runs = {(name, seed): one for name, seed, one in arms(config)}
   compared_with = reference(config)
   sets = [build.make(one).env.eval_sets() for one in runs.values()][0]
-  folders = {x: workdir / x[0] / f"seed{x[1]}" for x in runs}
+  folders = {
+    (name, seed): build.claim(workdir / name / f"seed{seed}", one)
+    for (name, seed), one in runs.items()
+  }
   steps = {x: one.train.steps for x, one in runs.items()}
   logging.info(
     "%s",
@@ -154,7 +157,6 @@ def run(
 
 def _train(one: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
   """Trains one arm with one seed; keeps it if that diverges."""
-  build.claim(folder, one)
   try:
     train.train(build.make(one), folder)
     (folder / _DIVERGED).unlink(missing_ok=True)

@@ -88,6 +88,11 @@ def test_the_others_go_on(swept, tmp_path, monkeypatch, caplog, capsys):
     assert compare.run(swept, tmp_path) == found
   assert len(trained) == 9
   assert "going on where it stopped, 9 of 9 runs are done" in caplog.text
+  # A finished run is not taken for one with other settings.
+  swept.train.b2 = 0.9
+  with pytest.raises(ValueError, match="seed3 belongs to .*train.b2"):
+    compare.run(swept, tmp_path)
+  swept.train.b2 = 0.999
   swept.train.steps = 3
   compare.run(swept, tmp_path)
   assert len(trained) == 18

@@ -226,6 +226,7 @@ _NAMES = {
   "rouge_l": (1, 1),
   "ruler": (1 / 2, 1 / 2),
   "ruler_any": (1, 1),
+  "ruler_all": (0, 0),
   "in_order": (1 / 2, 0),
   "boxed_em": (0, 0),
 }
