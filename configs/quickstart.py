@@ -20,8 +20,8 @@ came about: experiments/01_quickstart/README.md.
       --workdir=W
 
 train SWEEPS with three seeds each and compare them with the settings below;
-`--config.seeds=11,12` names others. 246 s a run: lr is 12 runs, ablation 36. At
-100 steps: experiments/05_learning_rate/README.md.
+`--config.seeds=11,12,13` names others. 246 s a run: lr is 12 runs, ablation 36.
+The rates at 60 steps: experiments/05_learning_rate/README.md.
 """
 
 import ml_collections

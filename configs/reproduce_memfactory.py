@@ -8,11 +8,11 @@
       --config.data.eval_paths.eval_fwe_16384=D/eval_fwe_16384.json \
       --workdir=runs/memfactory_1p7b
 
-and `:4b` for Qwen3-4B-Instruct. Files are MemFactory's as they are; the second
-half of `published` is its Table 2. The paper has one run of each model and
-128 questions with four answers each: a cell has a standard error of 2.2 to 4.4
-points, and no interval was printed, so no difference from it is called better
-or worse. With a judge that decides as theirs does (gpt-4.1-nano there):
+and `:4b` for Qwen3-4B-Instruct. Files are MemFactory's as they are, and
+`config.published` is its Table 2: one run of each model, 128 questions with
+four answers each. A cell has a standard error of 2.2 to 4.4 points; no interval
+was printed, so no difference from it is called better or worse. With a judge,
+as there (gpt-4.1-nano):
 
       --config.judge.reward=True --config.judge.metric=True \
       --config.judge.url=URL --config.judge.model=NAME
@@ -26,9 +26,10 @@ questions, of which 24 make an update: 10 updates, which is `train.steps` here.
 `--config.train.steps=250` is what the word says elsewhere.
 
 What differs, and why:
-  - The clip acts. There old log-probs are made again from the current model
-    before each update, so all ratios are 1; here one update per batch has
-    ratio 1 as well, and `train.minibatches` changes that.
+  - Old log-probs are made once for a batch. There they are made again from the
+    current model before each update, so that the clip never acts; with one
+    update to a batch it does not act here either, with more minibatches it
+    does.
   - Masters and moments are float32. There Adam works on bfloat16 weights, of
     which a rate of 5e-6 changes 5 to 8 %.
   - The ids that were sampled are trained on. There they are decoded, encoded

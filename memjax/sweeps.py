@@ -144,7 +144,8 @@ def _check(values: Mapping[str, Sequence[Any]]) -> None:
 def _arms(keys: Iterable[str], combinations: Iterable[Sequence[Any]]) -> Arms:
   """Arms, each named by its values: lr=0.001+clip_high=0.28."""
   keys = tuple(keys)
-  last = [key.rpartition(".")[2] for key in keys]
+  # objective.name is the objective.
+  last = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
   short = [
     _SHORT.get(name, name) if last.count(name) == 1 else key
     for key, name in zip(keys, last)

@@ -39,6 +39,7 @@ def test_names_are_names_of_folders():
     "model.path=a-b+agent.path=-x-",
     "model.path=c-d+agent.path=-x-",
   ]
+  assert sweeps.grid({"agent.name": ("memory",)})[0][0] == "agent=memory"
   # A sign is not lost.
   (huge, _), (tiny, _) = sweeps.grid({"train.learning_rate": (1e38, 1e-38)})
   assert (huge, tiny) == ("lr=1e+38", "lr=1e-38")
