@@ -153,9 +153,10 @@ class LongContext:
     held_out: examples to evaluate on, by name of the set.
     seed: of the order of training.
     reward_name: key of `rewards.REWARDS`.
-    metric_name: key of `rewards.METRICS`, and which sets have another.
-    metric_of: key of `rewards.METRICS` by set; "" is the others'.
+    metric_name: key of `rewards.METRICS`; where sets differ, all that are used.
     files: SHA-256 of each file that was read, by its name.
+    metric_of: key of `rewards.METRICS` by set where sets differ; "" is the
+      others'.
   """
 
   train: tuple[example_lib.Example, ...]
@@ -163,8 +164,8 @@ class LongContext:
   seed: int
   reward_name: str
   metric_name: str
-  metric_of: Mapping[str, str]
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  metric_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
     """Examples [start, start + count) of an endless stream of epochs.
@@ -205,7 +206,8 @@ class LongContext:
     """The evaluation metric of an answer, that of the example's set."""
     # A training example is of none.
     name = ["", *self.held_out][example.id // _EVAL_ID]
-    metric = self.metric_of.get(name, self.metric_of[""])
+    others = self.metric_of.get("", self.metric_name)
+    metric = self.metric_of.get(name, others)
     return rewards.METRICS[metric](text, example.answers)
 
   def label(self, example: example_lib.Example, text: str) -> dict[str, float]:
@@ -324,8 +326,8 @@ def split(
     seed,
     reward_name,
     ", ".join(label),
-    {"": metric_name, **eval_metrics},
     files_lib.digests(path, *eval_paths.values()),
+    {"": metric_name, **eval_metrics},
   )
 
 
