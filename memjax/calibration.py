@@ -336,7 +336,9 @@ def corrected(
 
   (Z. Lang and J. Reiczigel, "Confidence limits for prevalence of disease
   adjusted for estimated sensitivity and specificity", Preventive Veterinary
-  Medicine 113, 2014), widened to hold p. It counts answers as independent.
+  Medicine 113, 2014), widened to hold p. Where the cell's own interval is wider
+  than that of n independent answers, as questions about one document hang
+  together, n is the number of independent ones with an interval as wide.
 
   Worked example: a = .5, f = .1, r = .2 give p = .4 / .7 = .571.
 
@@ -348,7 +350,7 @@ def corrected(
     {"accuracy", "low", "high", "n"}; None where f + r >= 1, with which no
     accuracy can be told from another.
   """
-  a, n = cell["accuracy"], cell["n"]
+  a, n = cell["accuracy"], _independent(cell)
   (f, m), (r, k) = (
     (rates[name]["rate"], rates[name]["n"])
     for name in ("false_accept", "false_reject")
@@ -374,5 +376,22 @@ def corrected(
     "accuracy": p,
     "low": min(p, max(0.0, middle - half)),
     "high": max(p, min(1.0, middle + half)),
-    "n": n,
+    "n": cell["n"],
   }
+
+
+def _independent(cell: Mapping[str, Any]) -> float:
+  """How many independent answers have an interval as wide as a cell's."""
+  a, n = cell["accuracy"], cell["n"]
+  if "low" not in cell:
+    return n
+  # Wilson's half-width h at n answers: h^2 (n + z^2)^2 = z^2 (n a (1 - a) +
+  # z^2 / 4), a quadratic in n.
+  half = (cell["high"] - cell["low"]) / 2
+  if half <= 0:
+    return n
+  z = _Z**2
+  b = 2 * z - z * a * (1 - a) / half**2
+  c = z**2 - z**2 / (4 * half**2)
+  root = max(b * b - 4 * c, 0.0) ** 0.5
+  return min(n, max((root - b) / 2, 0.0))

@@ -118,7 +118,7 @@ def run(
   # All are checked before the first is trained.
   runs = {(name, seed): one for name, seed, one in arms(config)}
   compared_with = reference(config)
-  sets = [build.make(one).env.eval_sets() for one in runs.values()][0]
+  sets = [build.make(one).env.eval_sets() for one in runs.values()]
   folders = {
     (name, seed): build.claim(workdir / name / f"seed{seed}", one)
     for (name, seed), one in runs.items()
@@ -180,11 +180,20 @@ def outcome(folder: pathlib.Path, steps: int) -> dict[str, Any]:
   Returns:
     {"seconds"} of a finished run, {"step"} of one that diverged there when it
     was to have as many steps.
+
+  Raises:
+    ValueError: it was trained for more steps.
   """
   summary, diverged = folder / "summary.json", folder / _DIVERGED
   if summary.exists():
     kept = json.loads(summary.read_text())
-    if kept["steps"] >= steps:
+    if kept["steps"] > steps:
+      raise ValueError(
+        f"{folder} was trained for {kept['steps']} iterations, "
+        f"config.train.steps={steps}: all arms need as many; name another "
+        "--workdir"
+      )
+    if kept["steps"] == steps:
       return {"seconds": kept["seconds"]}
   if diverged.exists():
     kept = json.loads(diverged.read_text())

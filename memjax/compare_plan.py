@@ -16,13 +16,14 @@ from memjax.envs import example as example_lib
 
 Key = tuple[str, int]
 Outcomes = Mapping[Key, Mapping[str, Any]]
+Sets = Mapping[str, Sequence[example_lib.Example]]
 
 
 def describe(
   runs: Iterable[Key],
   reference: str,
   outcomes: Outcomes,
-  sets: Mapping[str, Sequence[example_lib.Example]],
+  sets: Sequence[Sets],
 ) -> str:
   """How many runs there are, what is left, which difference they can show.
 
@@ -30,7 +31,7 @@ def describe(
     runs: all there are to be.
     reference: the arm that others are compared with.
     outcomes: of all, {} where a run has not ended.
-    sets: held-out examples; the first set is compared.
+    sets: held-out examples of each run; the first set is compared.
   """
   names = dict.fromkeys(name for name, _ in runs)
   seeds = dict.fromkeys(seed for _, seed in runs)
@@ -66,14 +67,16 @@ def left(outcomes: Outcomes) -> str:
 def _power(
   others: int,
   seeds: int,
-  sets: Mapping[str, Sequence[example_lib.Example]],
+  sets: Sequence[Sets],
 ) -> str:
   """The difference that the table can show, at the least."""
   if not others:
     return "one arm: nothing to compare"
-  name, examples = next(iter(sets.items()))
+  name, examples = next(iter(sets[0].items()))
   alpha = significance.ALPHA / others
-  if seeds > 1:
+  # A file has the same questions for all seeds, a generator other ones.
+  asked = {tuple(x.question for x in next(iter(s.values()))) for s in sets}
+  if seeds > 1 and len(asked) > 1:
     found = stats_power.detectable_by_seeds(len(examples), seeds, alpha=alpha)
   else:
     documents = len(set(example_lib.documents(examples)))

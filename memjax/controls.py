@@ -2,7 +2,7 @@
 
     empty_memory  nothing: what a question alone gives away
     oracle        what is enough, where examples know it
-    last_window   the last chunk
+    last_window   the last tokens, as many as a chunk has
     bm25_chunks   the pieces of the text that are closest to the question, as
                   many tokens as a chunk has
     full_context  the whole text, in sets without a longer one than
@@ -16,6 +16,7 @@ longer than its memory; the others are one text that is shown whole.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -29,11 +30,14 @@ from memjax import build
 from memjax import evaluate
 from memjax import scores
 from memjax import tasks
+from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 from memjax.memory import bank as bank_lib
 from memjax.memory import retrieve
 
+# Those that are made of the text.
+_OF_TEXTS = {"last_window", "bm25_chunks", "full_context"}
 # Pieces of a chunk that BM25 chooses among.
 _PIECES = 8
 # The most ids that are searched at once.
@@ -88,20 +92,51 @@ def memories(
     banks = [run.env.banks(example, *size) for example in examples]
     for rule in banks[0]:
       yield rule, run.agent, [encode(list(texts[rule])) for texts in banks]
-  if not hasattr(run.agent, "holding"):
+  if not hasattr(run.agent, "holding") or not _OF_TEXTS & set(wanted):
     return
   window = run.agent.chunk_tokens
-  chunks = [tasks.whole(x, run.tokenizer, window) for x in examples]
+  texts = [_text(x, run.tokenizer, window) for x in examples]
   if "last_window" in wanted:
-    yield "last_window", run.agent.holding(window), [row[-1:] for row in chunks]
+    last = [[text.ids[-window:].tolist()] for text in texts]
+    yield "last_window", run.agent.holding(window), last
   if "bm25_chunks" in wanted:
-    close = [[row] for row in _closest(run, examples, chunks)]
+    close = [[row] for row in _closest(run, examples, texts)]
     yield "bm25_chunks", run.agent.holding(window), close
-  longest = max(sum(map(len, row)) for row in chunks)
+  longest = max(len(text.ids) for text in texts)
   if "full_context" in wanted and longest <= run.config.eval.full_tokens:
     room = -(-longest // window) * window
-    joined = [[[i for chunk in row for i in chunk]] for row in chunks]
-    yield "full_context", run.agent.holding(room), joined
+    whole = [[text.ids.tolist()] for text in texts]
+    yield "full_context", run.agent.holding(room), whole
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+  """All that an example tells; arrays, as lists would be nine times the size.
+
+  Attributes:
+    ids: int32 [T].
+    chunks: (start, end) of each.
+  """
+
+  ids: np.ndarray
+  chunks: list[tuple[int, int]]
+
+  def pieces(self, size: int) -> list[np.ndarray]:
+    """Its chunks in pieces of `size` ids."""
+    return [
+      self.ids[i : min(i + size, end)]
+      for start, end in self.chunks
+      for i in range(start, end, size)
+    ]
+
+
+def _text(
+  example: example_lib.Example, tokenizer: tokenizer_lib.Tokenizer, window: int
+) -> _Text:
+  chunks = tasks.whole(example, tokenizer, window)
+  ends = np.cumsum([0, *map(len, chunks)]).tolist()
+  ids = np.fromiter(itertools.chain.from_iterable(chunks), np.int32, ends[-1])
+  return _Text(ids, list(itertools.pairwise(ends)))
 
 
 def _batch_size(run: build.Run, agent: agents.Agent) -> int:
@@ -113,15 +148,12 @@ def _batch_size(run: build.Run, agent: agents.Agent) -> int:
 def _closest(
   run: build.Run,
   examples: Sequence[example_lib.Example],
-  chunks: Sequence[Sequence[Sequence[int]]],
+  texts: Sequence[_Text],
 ) -> list[list[int]]:
   """The best pieces of each text by BM25, in the order of the text."""
   room = run.agent.chunk_tokens
   size = max(room // _PIECES, 1)
-  pieces = [
-    [chunk[i : i + size] for chunk in row for i in range(0, len(chunk), size)]
-    for row in chunks
-  ]
+  pieces = [text.pieces(size) for text in texts]
   questions = tasks.check_questions(examples, run.tokenizer, run.agent)
   lexicon = retrieve.make_lexicon(run.tokenizer)
   places = max(max(map(len, pieces)), 1)
@@ -146,7 +178,7 @@ def _closest(
         if len(row[slot]) <= left:
           taken.append(slot)
           left -= len(row[slot])
-      found.append([i for slot in sorted(taken) for i in row[slot]])
+      found.append([i for slot in sorted(taken) for i in row[slot].tolist()])
   return found
 
 

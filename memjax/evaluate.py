@@ -69,7 +69,9 @@ def answer(
   finals: list[list[str]] = [[] for _ in examples]
   listed: dict[int, list[str]] = {}
   recorded: dict[int, dict[str, Any]] = {}
-  for units in _batches(agent, examples, samples, batch_size):
+  # Two questions about a text may be given two memories.
+  shares = agent.shares_state and memories is None
+  for units in _batches(shares, examples, samples, batch_size):
     state, turns = None, []
     firsts = [examples[unit.members[0]] for unit in units]
     filled = firsts + [_asked(firsts[-1])] * (batch_size - len(units))
@@ -135,14 +137,14 @@ class _Unit:
   sample: int
 
 
-def _batches(agent, examples, samples, batch_size) -> list[list[_Unit]]:
+def _batches(shares, examples, samples, batch_size) -> list[list[_Unit]]:
   """Readings in batches; long contexts together, so that few rows idle."""
   groups: dict[Any, list[int]] = {}
   lengths = []
   for n, example in enumerate(examples):
     # Not kept: together long texts would fill the memory.
     lengths.append(sum(map(len, example.parts)))
-    same = example.about if agent.shares_state else n
+    same = example.about if shares else n
     groups.setdefault(same, []).append(n)
   ordered = sorted(groups.values(), key=lambda x: (-lengths[x[0]], x[0]))
   units = [

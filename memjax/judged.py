@@ -132,12 +132,16 @@ class Judged:
     self, examples: Sequence[example_lib.Example], texts: Sequence[str]
   ) -> list[float]:
     view = getattr(self.env, "judge_view", lambda x: (x.question, ""))
+    wants_all = getattr(self.env, "wants_all", lambda x: False)
     items = []
     for example, text in zip(examples, texts, strict=True):
       question, kind = view(example)
       given = rewards.extract_answer(text)
       kind = kind if self._own_prompts else ""
-      items.append(judge_lib.Item(question, example.answers, given, kind))
+      answers = example.answers
+      if wants_all(example):  # one answer, and not several that are accepted
+        answers = (", ".join(answers),)
+      items.append(judge_lib.Item(question, answers, given, kind))
     return [float(right) for right in self.checked.verdicts(items)]
 
   def summary(

@@ -13,6 +13,8 @@ _AGAIN = (
   "run --mode=eval with its --config and --workdir, and name the "
   "eval_last.json that this writes"
 )
+# What makes the scores of two judges comparable.
+_JUDGE = ("name", "settings", "prompt_sha256")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +125,10 @@ def _result(
 
 
 def _judge(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-  """What makes the scores of two judges comparable."""
+  """The judge that gave a run's scores, as it describes itself."""
   if not found or "metric" not in found["uses"]:
     return None
-  kept = ("name", "settings", "prompt_sha256", "uses", "limits", "rates")
-  return {key: found[key] for key in kept}
+  return {key: found[key] for key in (*_JUDGE, "uses", "rates", "limits")}
 
 
 def common_sets(results: Sequence[Result]) -> list[str]:
@@ -144,15 +145,13 @@ def common_sets(results: Sequence[Result]) -> list[str]:
         f"{first.path} was scored by {first.metric}, {other.path} by "
         f"{other.metric}: evaluate both with one config.data.metric_name"
       )
-    if first.judge != other.judge:
-      shown = [
-        x.judge and (x.judge["name"], x.judge["prompt_sha256"][:12])
-        for x in (first, other)
-      ]
-      raise ValueError(
-        f"{first.path} was judged by {shown[0]}, {other.path} by {shown[1]}: "
-        "compare runs of one config.judge"
-      )
+    for key in _JUDGE:
+      one, two = ((x.judge or {}).get(key) for x in (first, other))
+      if one != two:
+        raise ValueError(
+          f"{first.path} was judged with {key} {one}, {other.path} with {two}: "
+          "compare runs of one config.judge"
+        )
   names = [x for x in first.scores if all(x in y.scores for y in results)]
   if not names:
     held = "; ".join(f"{x.path} has {', '.join(x.scores)}" for x in results)

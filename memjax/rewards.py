@@ -248,6 +248,8 @@ METRICS: dict[str, Verifier] = {
   "in_order": in_order,
   "boxed_em": strict_boxed,
 }
+# Metrics for which all answers are wanted; for others any one of them is right.
+WANT_ALL = ("ruler", "ruler_all", "in_order")
 
 
 def lookup(table: Mapping[str, Verifier], name: str, key: str) -> Verifier:

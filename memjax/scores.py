@@ -141,15 +141,19 @@ def memory_gains(
 
   Args:
     scores: of the agent, of each question of each set.
-    controls: the same with other memories; without "oracle" there is no gain.
+    controls: the same with other memories; without "oracle" and
+      "empty_memory" there is no gain.
     documents: of each question.
 
   Returns:
     {set: {"gain", "low", "high"}, or {"gain": None, "reason"}}.
   """
   gains = {}
+  none = controls.get("empty_memory", {})
   for name, oracle_N in controls.get("oracle", {}).items():
-    none_N = controls["empty_memory"][name]
+    if name not in none:
+      continue
+    none_N = none[name]
     found, reason = stats.memory_gain(
       scores[name], none_N, oracle_N, documents[name]
     )

@@ -9,6 +9,7 @@ from memjax import calibration
 from memjax import judge
 from memjax import judge_cache
 from memjax import rewards
+from memjax import stats
 
 
 class _Backend:
@@ -127,6 +128,22 @@ def test_corrected_by_hand():
   # What no share of right answers explains is cut.
   assert _corrected(0.01, 1000, 0.1, 0.1)["accuracy"] == 0.0
   assert _corrected(0.99, 1000, 0.1, 0.1)["accuracy"] == 1.0
+
+
+def test_answers_about_one_document_are_not_independent():
+  """An interval that is wider than that of n answers stays so."""
+  plain = stats.mean(np.repeat([1.0, 0.0], 500))
+  cell = {"accuracy": 0.5, "n": 1000, "low": plain.low, "high": plain.high}
+  alone = _corrected(0.5, 1000, 0.1, 0.2)
+  assert calibration.corrected(cell, _rates(0.1, 0.2)) == pytest.approx(alone)
+  # As wide as that of 20 answers.
+  few = stats.mean(np.repeat([1.0, 0.0], 10))
+  cell |= {"low": few.low, "high": few.high}
+  wide = calibration.corrected(cell, _rates(0.1, 0.2))
+  of_few = _corrected(0.5, 20, 0.1, 0.2)
+  for end in ("low", "high"):
+    assert wide[end] == pytest.approx(of_few[end])
+  assert wide["n"] == 1000
 
 
 def test_corrected_interval_of_the_paper():

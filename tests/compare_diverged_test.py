@@ -151,9 +151,17 @@ def test_the_plan_says_what_can_be_shown(config):
     config.data.scales = (1,)
   sets = build.make(config).env.eval_sets()
   runs = [("a", 1), ("b", 1)]
-  said = compare_plan.describe(runs, "a", {x: {} for x in runs}, sets)
+  said = compare_plan.describe(runs, "a", {x: {} for x in runs}, [sets] * 2)
   assert "2 arms x 1 seeds: 2 runs, the reference is a; the first will" in said
   assert "corrected for 1 comparisons: 0.828, more if seeds differ" in said
+  # Seeds with one set of questions are not as many questions more.
+  runs += [("a", 2), ("b", 2)]
+  plan = lambda sets: compare_plan.describe(runs, "a", {}, sets)
+  assert ": 0.828," in plan([sets] * 4)
+  config.seed += 1
+  others = build.make(config).env.eval_sets()
+  # Two seeds with eight questions each show nothing.
+  assert ": none," in plan([sets, others] * 2)
   ended = {("a", 1): {"seconds": 3600}, ("b", 1): {"step": 3}, ("b", 2): {}}
   assert compare_plan.left(ended) == (
     "2 of 3 runs are done (1 diverged), 1 to go: about 1:00:00 at 3600 s each"

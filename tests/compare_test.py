@@ -132,6 +132,10 @@ def test_a_folder_of_other_settings_is_refused(small, tmp_path):
   one = compare.run(small, tmp_path)
   small.train.steps = 2  # goes on
   assert compare.run(small, tmp_path) != one
+  small.train.steps = 1
+  with pytest.raises(ValueError, match="was trained for 2 iterations, .*=1"):
+    compare.run(small, tmp_path)
+  small.train.steps = 2
   small.train.learning_rate = 1e-3
   with pytest.raises(
     ValueError, match="plain/seed3 belongs to .*learning_rate"

@@ -35,8 +35,7 @@ def test_each_control_of_a_memory(config):
     words = example.context.split()
     assert found["oracle"][1][n] == list(example.meta["oracle"])
     assert found["full_context"][1][n] == [example.context]
-    cut = words[len(words) - (len(words) % 6 or 6) :]
-    assert found["last_window"][1][n] == [" ".join(cut)]
+    assert found["last_window"][1][n] == [" ".join(words[-6:])]
     close = found["bm25_chunks"][1][n][0].split()
     assert 0 < len(close) <= run.agent.chunk_tokens
     # Pieces of one word: those that name the person, in the text's order.

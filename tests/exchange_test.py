@@ -116,6 +116,20 @@ def test_one_reading_serves_all_questions(tmp_path, monkeypatch):
     alone = ask([example])
     assert alone.texts[0] == together.texts[i]
     assert alone.finals[0] == together.finals[i]
+  # Questions about one conversation may be given memories of their own.
+  told = ["ada=bern", "bob=rome", "cat=oslo", "dan=paris"]
+  given = evaluate.answer(
+    policies,
+    run.agent,
+    run.tokenizer,
+    examples[:4],
+    key=jax.random.key(0),
+    batch_size=2,
+    memories=[run.tokenizer.encode_batch([text]) for text in told],
+  )
+  assert [[x.strip() for x in held] for held in given.finals] == [
+    [text] for text in told
+  ]
 
 
 # Retrievers.

@@ -25,6 +25,7 @@ from memjax import report
 from memjax import train
 from memjax.envs import dialogues
 from memjax.envs import facts
+from memjax.envs.suite import env as suite
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CASES = 80  # fewer than by default: quicker
@@ -102,6 +103,27 @@ def test_all_answers_of_a_call_are_asked_about_together():
   assert env.metrics(examples, texts) == [1, 0, 1, 0]
   assert env.reward(examples[0], "odd") == 1
   assert len(backend.calls) == 2
+
+
+def test_all_answers_are_one_where_all_are_wanted():
+  seen = []
+
+  def say(messages, number):
+    seen.append(messages[0]["content"])
+    return judge_server.oracle(_odd, _CASES)(messages, number)
+
+  asked = suite.Suite(tasks=("niah_multiquery",), lengths=(512,))
+  _, env = _judged(("metric",), asked, say)
+  example = env.train_examples(0, 1)[0]
+  env.metric(example, "odd")
+  assert json.dumps([", ".join(example.answers)]) in seen[-1]
+  # Of a file any accepted answer is right, unless its metric wants all.
+  asked = suite.Suite(
+    tasks=("niah_multiquery",), lengths=(512,), metric_name="sub_em"
+  )
+  _, env = _judged(("metric",), asked, say)
+  env.metric(example, "odd")
+  assert json.dumps([*example.answers]) in seen[-1]
 
 
 def test_what_is_not_judged_is_the_environments():

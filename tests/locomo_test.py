@@ -96,6 +96,7 @@ def test_sessions_are_in_numeric_order(path):
   assert example.meta == {
     "category": 1,
     "evidence": ("D1:1",),
+    "oracle": ("[8 May, 2023] Ann: Hi there!",),
     "conversation": "a",
     "speakers": ("Ann", "Bo"),
   }

@@ -150,6 +150,12 @@ def test_memory_gains():
   assert scores.memory_gains(right, {"empty_memory": empty}, documents) == {}
 
 
+def test_no_gain_without_both_controls():
+  kept = {"x1": [1.0, 0.0]}
+  for controls in ({"oracle": kept}, {"empty_memory": kept}, {}):
+    assert scores.memory_gains(kept, controls, {"x1": [0, 1]}) == {}
+
+
 def test_averages_of_groups():
   one, other = scores.interval([1.0, 0, 0, 0]), scores.interval([1.0, 1])
   cells = {"a_4": one, "b_4": other, "a_8": one}

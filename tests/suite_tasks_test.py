@@ -229,13 +229,11 @@ def test_graphs_are_one_to_one_and_ways_are_long():
   documents = example.context.split("\n\n")
   titles = [x.split("\n")[0].split(": ")[1] for x in documents]
   assert len(set(titles)) == len(titles)
-  ends = [x.split(" is that ")[0] for x in example.meta["oracle"]]
-  assert len(ends) == 4
+  assert len(example.meta["oracle"]) == 4
   for kind in ("works for", "has its seat in", "lies on", "flows into"):
     facts = [x for x in documents if f" {kind} " in x]
     assert len(facts) > 10
   # No document has both the beginning and the end.
-  start = re.search("[A-Z][a-z]+ [A-Z][a-z]+", example.meta["oracle"][0])[0]
   start = re.search(r"engineer (\w+ \w+)", example.meta["oracle"][0])[1]
   assert not any(start in x and example.answers[0] in x for x in documents)
   counts = {example.context.count(x) for x in titles if "club" not in x}

@@ -41,6 +41,9 @@ def test_configs_have_names():
   assert len(names) == len(set(names))
   assert {"vt_4096", "babi_qa3_131072", "hops_4_4194304"} <= set(names)
   assert not any(x.startswith("qa") for x in names)
+  # Files are found by the name.
+  one, other = (tfds_builder.config("vt", 4096, seed=i).name for i in (1, 2))
+  assert one != other and "vt_4096" not in (one, other)
   with pytest.raises(ValueError, match="task='qa': choose one of niah_single"):
     tfds_builder.config("qa", 4096)
   with pytest.raises(ValueError, match="length=7: expected 256 to.*for vt"):

@@ -47,6 +47,13 @@ def _example(
     {
       "category": question.category,
       "evidence": question.evidence,
+      # The few questions that cite nothing have an empty one.
+      "oracle": tuple(
+        f"[{session.date}] {turn.line}"
+        for session in conversation.sessions
+        for turn in session.turns
+        if turn.id in question.evidence
+      ),
       "conversation": conversation.id,
       "speakers": conversation.speakers,
     },

@@ -204,11 +204,17 @@ class LongContext:
 
   def metric(self, example: example_lib.Example, text: str) -> float:
     """The evaluation metric of an answer, that of the example's set."""
-    # A training example is of none.
+    return rewards.METRICS[self._metric(example)](text, example.answers)
+
+  def wants_all(self, example: example_lib.Example) -> bool:
+    """Whether all answers are wanted, and not one of them."""
+    return self._metric(example) in rewards.WANT_ALL
+
+  def _metric(self, example: example_lib.Example) -> str:
+    # A training example is of no set.
     name = ["", *self.held_out][example.id // _EVAL_ID]
     others = self.metric_of.get("", self.metric_name)
-    metric = self.metric_of.get(name, others)
-    return rewards.METRICS[metric](text, example.answers)
+    return self.metric_of.get(name, others)
 
   def label(self, example: example_lib.Example, text: str) -> dict[str, float]:
     """Files of this kind say nothing by which a table could be split."""

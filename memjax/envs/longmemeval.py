@@ -191,5 +191,5 @@ def make(
     reward_name,
     metric_name,
     files_lib.digests(path, published=longmemeval_file.PUBLISHED),
-    dict(counts),
+    counts=dict(counts),
   )

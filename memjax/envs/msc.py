@@ -199,5 +199,5 @@ def make(
     reward_name,
     metric_name,
     files_lib.digests(path, published=PUBLISHED),
-    dict(counts),
+    counts=dict(counts),
   )

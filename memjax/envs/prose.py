@@ -94,7 +94,7 @@ class Prose(facts.Facts):
       {
         "kind": "updated" if mentions > 1 else "unchanged",
         "stale": tuple(cities[:-1]),
-        "oracle": f"{name}: {cities[-1]}.",
+        "oracle": (f"{name}: {cities[-1]}.",),
       },
     )
 

@@ -81,8 +81,9 @@ class Suite:
         raise ValueError(
           f"config.data.tasks: {name!r} is none of {', '.join(tasks.TASKS)}"
         )
-      for length in (*self.lengths, *self.train_lengths):
-        tasks.check_length(name, length, "config.data.lengths")
+      for field in ("lengths", "train_lengths"):
+        for length in getattr(self, field):
+          tasks.check_length(name, length, f"config.data.{field}")
     if "qa" in self.tasks:
       _ = self._tasks  # the file is read now
 
@@ -134,6 +135,13 @@ class Suite:
       f"mean_{length}": [f"{name}_{length}" for name in self.tasks]
       for length in self.lengths
     }
+
+  def wants_all(self, example: example_lib.Example) -> bool:
+    """Whether all answers are wanted, and not one of them."""
+    name = self.metric_name
+    if name == OWN:
+      name = tasks.TASKS[example.meta["task"]].metric
+    return name in rewards.WANT_ALL
 
   def reward(self, example: example_lib.Example, text: str) -> float:
     """The training reward of an answer."""

@@ -58,7 +58,10 @@ def config(task: str, length: int, **fields: int) -> Config:
   if task not in names:
     raise ValueError(f"task={task!r}: choose one of {', '.join(names)}")
   tasks.check_length(task, length, "length")
-  return Config(name=f"{task}_{length}", task=task, length=length, **fields)
+  # Files are found by the name: other settings are other files.
+  changed = [f"{key}{value}" for key, value in sorted(fields.items())]
+  name = "_".join([task, str(length), *changed])
+  return Config(name=name, task=task, length=length, **fields)
 
 
 class MemjaxSuite(tfds.core.GeneratorBasedBuilder):
