@@ -7,7 +7,7 @@ A byte-pair tokenizer of 407 ids cuts names and cities into pieces, chunks of
 and a memory of 24 tokens holds two notes.
 
 Hardware: 2 CPU cores, 380 s. Expected: nothing yet. .164 -> .156 (n = 256, one
-seed): the base copies names badly, see experiments/01_quickstart/README.md.
+seed): the base notes names badly, see experiments/01_quickstart/README.md.
 """
 
 import ml_collections

@@ -71,9 +71,9 @@ def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   judge = summary.get("judge") or {}
   corrected = judge.get("corrected") or {}
   published = summary.get("published") or {}
+  sides = {x: summary.get(x) or {} for x in ("base", "trained")}
   return {
-    "base": summary.get("base") or {},
-    "trained": summary.get("trained") or {},
+    **{x: cells for x, cells in sides.items() if cells},
     **{
       f"control: {name.replace('_', ' ')}": cells or {}
       for name, cells in controls.items()

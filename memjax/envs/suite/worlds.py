@@ -25,8 +25,8 @@ from memjax.envs.suite import philox
 
 # Words of a line of `relations`.
 _LINE = 10
-# Worlds that are drawn before a draw is given up.
-_ATTEMPTS = 1000
+# Worlds drawn before a draw is given up; the rarest kind is one of 190.
+_ATTEMPTS = 1 << 13
 
 # Tokens of names, cities and gossip behind each mark; of all other words 1.
 TOKENS = {
