@@ -31,21 +31,21 @@ _NAMES = [x for x in _TASKS if x not in _SINGLE or x in _SOME]
 # SHA-256 of examples 0 and 1 of 1,024 tokens, seed 0 (the first 12 digits). If
 # one changes, so does the data set: say so in the changelog.
 _HASHES = {
-  "niah_single_1": "7baae8b798e6",
-  "niah_single_2": "28b1fc989230",
-  "niah_single_3": "0c74e789bebd",
-  "niah_multikey_1": "2690e0689373",
-  "niah_multikey_2": "145ab95a5da3",
-  "niah_multikey_3": "f8409ca8a83d",
-  "niah_multivalue": "4ebe3389a789",
-  "niah_multiquery": "cd6fa26dd77b",
-  "niah_noise_uuid_word": "04f346111e13",
-  "niah_essay_number_uuid": "63efe7c0f329",
-  "niah_needles_number_number": "1f1d596bce3e",
-  "vt": "ddb099850a64",
-  "vt_chains": "6851c8de2418",
-  "cwe": "185c01569ff5",
-  "fwe": "fd9914137302",
+  "niah_single_1": "771e5d2c18ea",
+  "niah_single_2": "60cae1eba026",
+  "niah_single_3": "bdc4ea0871ba",
+  "niah_multikey_1": "720802dccd08",
+  "niah_multikey_2": "ea8c8db2720e",
+  "niah_multikey_3": "76e82f099bf8",
+  "niah_multivalue": "971e46697c25",
+  "niah_multiquery": "82de49611cf2",
+  "niah_noise_uuid_word": "2a8038b322d0",
+  "niah_essay_number_uuid": "2363679b0d73",
+  "niah_needles_number_number": "00f929e660e4",
+  "vt": "00bb251111ae",
+  "vt_chains": "966fec5ab4a4",
+  "cwe": "5dddd335b602",
+  "fwe": "c482662ee270",
   "babi_qa1": "265b00a37e81",
   "babi_qa2": "a8d7b699c115",
   "babi_qa3": "9fff6d822de6",
@@ -164,15 +164,15 @@ def test_published_settings():
     ("niah_multiquery", 4, 4, 4),
   ):
     for example in _made(name, 5, 1024):
-      found = re.findall(r"number of (\S+) is: (\d{7})\.", example.context)
+      found = re.findall(r"numbers for (\S+) is: (\d{7})\.", example.context)
       assert len({key for key, _ in found}) == keys
       assert len({value for _, value in found}) == values == len(found)
       assert len(example.answers) == asked
   for name in ("niah_multikey_2", "niah_multikey_3"):
     (example,) = _made(name, 1, 4096)
     lines = example.context.splitlines()
-    assert all(x.startswith("Note that one magic ") for x in lines)
-    assert len({x.split(" ")[6] for x in lines}) == len(lines) > 50
+    assert all(x.startswith("One of the special magic ") for x in lines)
+    assert len({x.split(" ")[7] for x in lines}) == len(lines) > 50
   for name, chains in (("vt", 1), ("vt_chains", 4)):
     (example,) = _made(name, 1, 1024)
     assert len(re.findall(r"VAR \w+ = \d{5}\.", example.context)) == chains

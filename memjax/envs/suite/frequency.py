@@ -40,7 +40,7 @@ def _common(stream: philox.Stream, length: int) -> draft.Draft:
   answers = tuple(words.compounds(numbers)[0].tolist())
   hidden = stream.child("text")
   return draft.Draft(
-    f"Which {COMMON} words are the most common in the list?",
+    f"What are the {COMMON} most common words in the above list?",
     answers,
     tuple(f"{i}. {word}\n" for i, word in enumerate(answers, start=1)),
     COMMON / words.COMPOUNDS,
@@ -111,8 +111,8 @@ def _frequent(stream: philox.Stream, length: int) -> draft.Draft:
 
   answers = tuple(texts[1 : FREQUENT + 1].tolist())
   return draft.Draft(
-    f"Which {FREQUENT} words are the most frequent in the coded text? The dots "
-    "are not words.",
+    f"What are the {FREQUENT} most frequently appeared words in the above "
+    "coded text? Ignore the dots.",
     answers,
     tuple(f"{word}\n" for word in answers),
     FREQUENT / words.COMPOUNDS,

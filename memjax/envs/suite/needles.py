@@ -1,9 +1,13 @@
 """RULER's needles in a haystack (arXiv 2404.06654, section 3 and appendix B).
 
-    text      ... Note that one magic number of sodok-senik is: 6392910. ...
-    question  What is the magic number of sodok-senik that the text mentions?
+    text      ... One of the special magic numbers for sodok-senik is: 6392910.
+              ...
+    question  What is the special magic number for sodok-senik mentioned in the
+              provided text?
     answer    6392910
-    oracle    Note that one magic number of sodok-senik is: 6392910.
+    oracle    One of the special magic numbers for sodok-senik is: 6392910.
+
+Needles and questions have RULER's form; words and filler are ours.
 
 The eight variants with the settings of the paper's configuration:
 
@@ -31,11 +35,15 @@ from memjax.envs.suite import draft
 from memjax.envs.suite import philox
 from memjax.envs.suite import words
 
-_NEEDLE = "Note that one magic {kind} of {key} is: {value}."
-_FOUND = re.compile(r"one magic \w+ of ([\w-]+) is: ([\w-]+)\.")
-_ASKED = re.compile(r" of (.+) that the text mentions")
-# Of a needle without key and value.
-_FIXED = words.plain(_NEEDLE.format(kind="number", key="", value=""))
+_NEEDLE = "One of the special magic {kinds} for {key} is: {value}."
+_FOUND = re.compile(r"special magic \w+ for ([\w-]+) is: ([\w-]+)\.")
+_ASKED = re.compile(r" for (.+) mentioned in the provided text")
+# Tokens of a needle without key and value; " uuids" has two.
+_FIXED = {
+  kind: words.plain(_NEEDLE.format(kinds=kinds, key="", value=""))
+  + (kind == "uuid")
+  for kind, kinds in words.KINDS.items()
+}
 # Tokens of the shortest key or value, with the space before it.
 _SHORTEST = {"number": 8, "word": 2, "uuid": 12}
 
@@ -101,10 +109,12 @@ def _needles(
 ) -> tuple[list[str], np.ndarray]:
   """(sentences, tokens of each)."""
   before, between, after = (
-    _NEEDLE.replace("{kind}", kind).replace("{value}", "{key}").split("{key}")
+    _NEEDLE.replace("{kinds}", words.KINDS[kind])
+    .replace("{value}", "{key}")
+    .split("{key}")
   )
   texts = before + keys + between + values + after
-  return texts.tolist(), key_tokens + value_tokens + _FIXED
+  return texts.tolist(), key_tokens + value_tokens + _FIXED[kind]
 
 
 def _among_needles(
@@ -113,7 +123,8 @@ def _among_needles(
   """Needles among needles of other keys, a line each."""
   texts, tokens = needles
   budget = length - int(tokens.sum())
-  most = budget // (_FIXED + _SHORTEST[key_kind] + _SHORTEST[value_kind]) + 1
+  least = _FIXED[value_kind] + _SHORTEST[key_kind] + _SHORTEST[value_kind]
+  most = budget // least + 1
   keys, key_tokens = words.draw(stream, key_kind, most + len(closed))
   others = ~np.isin(keys, closed)
   values, value_tokens = words.draw(stream, value_kind, most)
@@ -137,10 +148,13 @@ def _question(kind: str, keys: list[str], several: bool) -> str:
     listed = ", ".join(keys[:-1]) + f", and {keys[-1]}"
   if several:
     return (
-      f"What are all the magic {words.KINDS[kind]} of {listed} that the text "
-      "mentions?"
+      f"What are all the special magic {words.KINDS[kind]} for {listed} "
+      "mentioned in the provided text?"
     )
-  return f"What is the magic {kind} of {listed} that the text mentions?"
+  return (
+    f"What is the special magic {kind} for {listed} mentioned in the provided "
+    "text?"
+  )
 
 
 def _offered(question: str, text: str) -> list[str]:

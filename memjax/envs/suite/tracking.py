@@ -1,7 +1,7 @@
 """RULER's variable tracking (arXiv 2404.06654, section 3 and appendix B).
 
     text      ... VAR KABAL = 40721. ... VAR NESON = VAR KABAL. ...
-    question  Which variables have the value 40721 ... ?
+    question  Find all variables that are assigned the value 40721 ...
     answer    KABAL, NESON, FABUR, PIDAT, ZADES
     oracle    the assignments of that chain
 
@@ -52,8 +52,8 @@ def _make(chains: int) -> draft.Task:
     tokens += chains * (_FIRST_TOKENS + HOPS * _NEXT_TOKENS)
     hidden = stream.child("text")
     return draft.Draft(
-      f"Which variables have the value {values[0]}, directly or through other "
-      f"variables? The text has {size} of them: name all.",
+      f"Find all variables that are assigned the value {values[0]} in the text "
+      f"above, directly or through others: there are {size}.",
       tuple(names[:size].tolist()),
       tuple(f"{fact}\n" for chain, fact in facts if not chain),
       size / len(words.ROOTS),
