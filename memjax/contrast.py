@@ -22,14 +22,24 @@ Arm = Sequence[results.Result]
 def accuracy(arm: Arm, name: str) -> dict[str, Any]:
   """The mean score of an arm in a set: a cell, with the number of seeds.
 
-  Of several seeds the interval is for other seeds on other questions.
+  Of several seeds the interval is for other seeds on other questions. Where all
+  were asked the same, "between_seeds" says what is due to seeds alone: {"sd",
+  "low", "high"} of the accuracy, and "share" of the variance of the mean.
   """
   found = [x.scores[name] for x in arm]
   documents = [x.documents[name] for x in arm]
   if len(arm) == 1:
     return {**scores.interval(found[0], documents[0]), "seeds": 1}
+  between = {}
   if _alike(arm, name):
-    mean = stats_seeds.decompose(np.array(found), documents[0]).both
+    parts = stats_seeds.decompose(np.array(found), documents[0])
+    mean, sd = parts.both, parts.seed_sd
+    between["between_seeds"] = {
+      "sd": sd.value,
+      "low": sd.low,
+      "high": sd.high,
+      "share": parts.shares.get("seeds"),
+    }
     found, documents = found[:1], documents[:1]
   else:
     mean = stats_seeds.nested_mean(found, documents)
@@ -40,6 +50,7 @@ def accuracy(arm: Arm, name: str) -> dict[str, Any]:
     "n": sum(map(len, found)),
     "documents": sum(len(set(x)) for x in documents),
     "seeds": len(arm),
+    **between,
   }
 
 

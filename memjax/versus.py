@@ -167,6 +167,16 @@ def caption(found: Mapping[str, Any]) -> str:
     "detectable: found with a power of 80 %",
     *sizes.values(),
   ]
+  for name, cells in found["accuracy"].items():
+    for arm, cell in cells.items():
+      if between := cell.get("between_seeds"):
+        share = between["share"]
+        parts.append(
+          f"{arm} on {name}: another seed changes "
+          f"{between['sd']:.3f} [{between['low']:.3f}, {between['high']:.3f}] "
+          "(standard deviation)"
+          + ("" if share is None else f", {share:.0%} of the mean's variance")
+        )
   if found["left_out"]:
     parts.append(f"not in all runs: {', '.join(found['left_out'])}")
   return "; ".join(parts)

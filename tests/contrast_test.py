@@ -56,7 +56,11 @@ def test_seeds_with_the_same_questions(arm):
   assert found["low"] == want.low and found["p"] == want.p
   assert (found["n"], found["documents"], found["seeds"]) == (60, 20, 3)
   cell = contrast.accuracy(one, "x1")
-  both = stats_seeds.decompose(_scores(one), document_N).both
+  parts = stats_seeds.decompose(_scores(one), document_N)
+  both = parts.both
+  between = contrast.accuracy(one, "x1")["between_seeds"]
+  assert between["sd"] == parts.seed_sd.value
+  assert between["share"] == parts.shares["seeds"]
   assert (cell["low"], cell["high"]) == (both.low, both.high)
   # Other seeds, or another number of them: not in pairs.
   others = arm("c", [6, 7], 0.4, offset=1)

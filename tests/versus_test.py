@@ -59,10 +59,13 @@ def test_nothing_is_called_better_whose_interval_holds_0(runs):
       assert row["verdict"] == "not told apart"
   out = io.StringIO()
   versus.print_table(found, rich.console.Console(file=out, width=250))
-  for line in out.getvalue().splitlines():
-    if match := re.search(r" [+-]\S+ \[([+-]\S+), ([+-]\S+)\]", line):
-      low, high = map(float, match.groups())
-      assert ("not told apart" in line) == (low <= 0 <= high)
+  lines = out.getvalue().splitlines()
+  pattern = r" [+-]\S+ \[([+-]\S+), ([+-]\S+)\]"
+  told = [(x, match) for x in lines if (match := re.search(pattern, x))]
+  assert len(told) == len(found["rows"])
+  for line, match in told:
+    low, high = map(float, match.groups())
+    assert ("not told apart" in line) == (low <= 0 <= high)
 
 
 def test_seeds_of_an_arm_are_named_with_commas(tmp_path):
@@ -80,6 +83,7 @@ def test_seeds_of_an_arm_are_named_with_commas(tmp_path):
   assert row["verdict"] == "better" and row["seeds"] == 4
   assert (row["n"], row["documents"]) == (200, 50)
   assert "other seeds" not in found["sentence"]
+  assert "on x1: another seed changes 0." in versus.caption(found)
 
 
 def test_too_few_documents_are_named(tmp_path):
