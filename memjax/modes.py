@@ -34,7 +34,11 @@ def load(
     return run.policies(run.load_params()), run.config.model.path
   found, _ = checkpoint.restore_params(workdir, run.abstract_state(), which)
   policies = run.policies(found["policy"], found.get("reranker"))
-  return policies, f"{workdir}/{checkpoint.FOLDERS[which]}"
+  source = f"{workdir}/{checkpoint.FOLDERS[which]}"
+  if which == "best":
+    # Its score there is too high: it is the best of several.
+    source += " (chosen by questions of the first set)"
+  return policies, source
 
 
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:

@@ -155,6 +155,7 @@ def test_eval_takes_several_samples(run, config, trained):
   config.eval.samples = 3
   modes.evaluate(build.make(config), trained["workdir"], "best")
   found = json.loads((trained["workdir"] / "eval_best.json").read_text())
+  assert found["config"].endswith("(chosen by questions of the first set)")
   cell = found["trained"]["x1"]
   assert cell["samples"] == 3 and cell["sampled_n"] == 8
   assert cell["sampled_low"] <= cell["sampled"] <= cell["sampled_high"]
