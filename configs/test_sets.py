@@ -24,6 +24,8 @@ from memjax import config as config_lib
 
 
 def get_config(name: str = "longmemeval") -> ml_collections.ConfigDict:
+  if name not in ("longmemeval", "msc"):
+    raise ValueError(f"no test set {name!r}: choose :longmemeval or :msc")
   config = config_lib.default()
   with config.unlocked():
     config.name = f"test_sets_{name}"

@@ -52,7 +52,7 @@ _RUNS = flags.DEFINE_multi_string(
 
 @flags.multi_flags_validator(
   ["config", "workdir", "mode"],
-  "but for --mode=compare, --config and --workdir must be given",
+  "--config and --workdir must both be given (but for --mode=compare)",
 )
 def _are_given(values: dict[str, Any]) -> bool:
   given = values["config"] is not None and values["workdir"] is not None
