@@ -18,9 +18,9 @@ import numpy as np
 
 from memjax import judge
 from memjax import scores
+from memjax import stats
 
 # 95 %, two-sided.
-_Z = 1.959964
 
 # Shares of the kinds within their half.
 _RIGHT = {"verbatim": 0.25, "paraphrase": 0.75}
@@ -355,8 +355,8 @@ def corrected(
     (rates[name]["rate"], rates[name]["n"])
     for name in ("false_accept", "false_reject")
   )
-  more = (n + _Z**2, m + 2, k + 2)
-  a_more = (n * a + _Z**2 / 2) / more[0]
+  more = (n + stats.Z**2, m + 2, k + 2)
+  a_more = (n * a + stats.Z**2 / 2) / more[0]
   f_more, r_more = (m * f + 1) / more[1], (k * r + 1) / more[2]
   apart = 1 - f_more - r_more
   if f + r >= 1 or apart <= 0:
@@ -370,8 +370,8 @@ def corrected(
     + (1 - p_more) ** 2 * of_f
     + p_more**2 * of_r
   ) / apart**2
-  middle = p_more + 2 * _Z**2 * (p_more * of_r - (1 - p_more) * of_f)
-  half = _Z * variance**0.5
+  middle = p_more + 2 * stats.Z**2 * (p_more * of_r - (1 - p_more) * of_f)
+  half = stats.Z * variance**0.5
   return {
     "accuracy": p,
     "low": min(p, max(0.0, middle - half)),
@@ -390,7 +390,7 @@ def _independent(cell: Mapping[str, Any]) -> float:
   half = (cell["high"] - cell["low"]) / 2
   if half <= 0:
     return n
-  z = _Z**2
+  z = stats.Z**2
   b = 2 * z - z * a * (1 - a) / half**2
   c = z**2 - z**2 / (4 * half**2)
   root = max(b * b - 4 * c, 0.0) ** 0.5

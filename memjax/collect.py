@@ -234,30 +234,22 @@ def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
     well = ~np.asarray(episode.answer.malformed)
     cited_N = np.asarray(episode.answer.used).mean(1) * well
     cited_WGq = cited_N.reshape(W, G, q)
-  shuffle = lambda: (
-    np.random.default_rng([*seed, examples[0].id, 5])
-    if cfg.shuffle_rewards
-    else None
-  )
-  generator = shuffle()
-  penalty_WG = stats["penalty"].reshape(W, G)
-  adv, live_W = credit.assign(
+  shuffle = None
+  if cfg.shuffle_rewards:
+    shuffle = np.random.default_rng([*seed, examples[0].id, 5])
+  rewards = credit.terms(
     weights,
     outcome_WGq,
     formats,
     truth,
-    penalty_WG,
-    cfg.std_normalize,
-    generator,
+    stats["penalty"].reshape(W, G),
+    shuffle,
     cited_WGq,
   )
-  # The same draw again, to show what each advantage came from.
-  rewards = credit.terms(
-    weights, outcome_WGq, formats, truth, penalty_WG, shuffle(), cited_WGq
-  )
+  adv, live_W = credit.compare(rewards, W, cfg.std_normalize)
   choices = None
   if cfg.reranks:
-    choices = reranker.choices(episode.answer, (W, G, q), generator)
+    choices = reranker.choices(episode.answer, (W, G, q), shuffle)
   return episode, _Wave(adv, live_W, stats, choices, task, rewards)
 
 

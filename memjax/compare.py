@@ -28,9 +28,6 @@ from memjax import contrast
 from memjax import results
 from memjax import train
 
-# (arm, seed)
-Key = tuple[str, int]
-
 # What is kept of a run that diverged.
 _DIVERGED = "diverged.json"
 
@@ -203,10 +200,10 @@ def outcome(folder: pathlib.Path, steps: int) -> dict[str, Any]:
 
 
 def summarize(
-  folders: Mapping[Key, pathlib.Path],
+  folders: Mapping[compare_plan.Key, pathlib.Path],
   *,
   reference: str | None = None,
-  diverged: Mapping[Key, int] | None = None,
+  diverged: Mapping[compare_plan.Key, int] | None = None,
   changes: Sequence[tuple[str, Sequence[tuple[str, Any]]]] = (),
 ) -> dict[str, Any]:
   """The comparison of runs, by (arm, seed), in their first set.

@@ -14,6 +14,7 @@ from memjax import significance
 from memjax import stats_power
 from memjax.envs import example as example_lib
 
+# (arm, seed)
 Key = tuple[str, int]
 Outcomes = Mapping[Key, Mapping[str, Any]]
 Sets = Mapping[str, Sequence[example_lib.Example]]

@@ -7,14 +7,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import rich.box
 import rich.console
-import rich.table
-import rich.text
 
 from memjax import contrast
 from memjax import judged
 from memjax import report_figures
+from memjax import tables
 
 _HEAD = (
   "arm",
@@ -30,23 +28,12 @@ _HEAD = (
 
 
 def print_table(
-  found: Mapping[str, Any], console: rich.console.Console | None = None
+  found: Mapping[str, Any], to: rich.console.Console | None = None
 ) -> None:
   """One row for each arm, with paired differences and the data's hash."""
-  if console is None:
-    console = rich.console.Console()
-    if not console.is_terminal:
-      console = rich.console.Console(width=180)
-  table = rich.table.Table(
-    box=rich.box.SIMPLE_HEAD,
-    title="the same questions to every arm",
-    caption=rich.text.Text(caption(found)),
+  tables.show(
+    "the same questions to every arm", _HEAD, rows(found), caption(found), to
   )
-  for name in _HEAD:
-    table.add_column(name)
-  for row in rows(found):
-    table.add_row(*map(rich.text.Text, row))
-  console.print(table)
 
 
 def write(workdir: pathlib.Path, title: str, found: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ def assign(
   shuffle: np.random.Generator | None = None,
   cited_WGq: np.ndarray | float = 0.0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Advantages of each operation's calls.
+  """Advantages of each operation's calls: `compare` of their `terms`.
 
   Args:
     weights: by operation; "answer" is one of them.
@@ -74,10 +74,19 @@ def assign(
     (advantage by operation, [W * G], or [W * G * q] where each question takes
     a call; bool [W] where any of them is not zero).
   """
-  found, live = {}, np.zeros(len(outcome_WGq), bool)
   rewards = terms(
     weights, outcome_WGq, formats, truth_WG, penalty_WG, shuffle, cited_WGq
   )
+  return compare(rewards, len(outcome_WGq), std_normalize)
+
+
+def compare(
+  rewards: Mapping[str, Mapping[str, np.ndarray]],
+  groups: int,
+  std_normalize: bool,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  """Advantages within each of so many groups, from `terms`; see `assign`."""
+  found, live = {}, np.zeros(groups, bool)
   for op, part in rewards.items():
     reward = part["outcome"] + part["format"] + part["citation"]
     reward = reward + (part["penalty"] + part["truth"])

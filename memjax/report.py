@@ -32,49 +32,33 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import rich.box
 import rich.console
-import rich.table
-import rich.text
 
 from memjax import judged
 from memjax import report_figures
 from memjax import report_rollouts
+from memjax import report_rows
+from memjax import tables
 
-# More held-out sets, or kinds of tasks, are the rows of a table.
-_MOST_COLUMNS = 6
 # Of more columns the intervals stand below the numbers.
 _DENSE = 4
 
 
 def print_table(
-  summary: Mapping[str, Any], console: rich.console.Console | None = None
+  summary: Mapping[str, Any], to: rich.console.Console | None = None
 ) -> None:
   """Prints accuracy with its 95 % interval, per kind of agent and length."""
-  if console is None:
-    console = rich.console.Console()
-    if not console.is_terminal:
-      # A log file has no width to fold at.
-      console = rich.console.Console(width=200)
-  rows, columns = _accuracy(summary)
+  to = to or tables.console()
+  rows, columns = report_rows.accuracy(summary)
   # A full cell has 35 characters: on narrow screens it goes on two lines.
-  separator = " " if console.width >= 26 + 37 * len(columns) else "\n"
-  table = rich.table.Table(
-    box=rich.box.SIMPLE_HEAD,
-    title=rich.text.Text(f"accuracy: {summary.get('config', '')}"),
-    caption=rich.text.Text(_caption(summary)),
+  separator = " " if to.width >= 26 + 37 * len(columns) else "\n"
+  cell = lambda x: separator.join(filter(None, _cell_parts(x)))
+  lines = (
+    (label, *(cell(cells.get(column)) for column in columns))
+    for label, cells in rows.items()
   )
-  table.add_column("")
-  for column in columns:
-    table.add_column(rich.text.Text(column))
-  for label, cells in rows.items():
-    texts = [
-      separator.join(part for part in _cell_parts(cells.get(column)) if part)
-      for column in columns
-    ]
-    # Text, as "[...]" in a string would be read as markup.
-    table.add_row(*map(rich.text.Text, (label, *texts)))
-  console.print(table)
+  title = f"accuracy: {summary.get('config', '')}"
+  tables.show(title, ("", *columns), lines, _caption(summary), to)
 
 
 def write_curves(
@@ -97,7 +81,7 @@ def write_html(
   body = string.Template(report_rollouts.template("report.html")).substitute(
     config=_escape(summary.get("config", "")),
     facts=_facts_html(summary),
-    table=_table_html(*_accuracy(summary)),
+    table=_table_html(*report_rows.accuracy(summary)),
     caption=_escape(_caption(summary)),
     lengths=_lengths_html(summary),
     breakdown=_breakdown_html(summary.get("breakdown") or {}),
@@ -129,7 +113,7 @@ def _cell_parts(cell: Mapping[str, Any] | None) -> tuple[str, str, str]:
 def _caption(summary: Mapping[str, Any]) -> str:
   """Says what n, the brackets and the columns are."""
   counts: dict[str, set[int]] = {}
-  for cells in report_figures.rows(summary).values():
+  for cells in report_rows.rows(summary).values():
     for scale, cell in cells.items():
       if cell and cell.get("n") is not None:
         counts.setdefault(scale, set()).add(cell["n"])
@@ -137,13 +121,13 @@ def _caption(summary: Mapping[str, Any]) -> str:
   everything = set().union(*counts.values())
   if len(everything) == 1:
     parts.append(f"n = {everything.pop()} tasks per cell")
-  elif len(counts) > _MOST_COLUMNS:
+  elif len(counts) > report_rows.MOST_COLUMNS:
     parts.append(f"n = {min(everything)} to {max(everything)} tasks per cell")
   elif everything:
     ranges = (
       f"{scale} {'-'.join(map(str, sorted({min(c), max(c)})))}"
       for scale, c in sorted(
-        counts.items(), key=lambda x: report_figures.scale_key(x[0])
+        counts.items(), key=lambda x: report_rows.scale_key(x[0])
       )
     )
     parts.append(f"n = {', '.join(ranges)} tasks")
@@ -175,7 +159,7 @@ def _shared(summary: Mapping[str, Any]) -> dict[str, int]:
   """Documents of each set with several tasks about one."""
   return {
     scale: cell["documents"]
-    for cells in report_figures.rows(summary).values()
+    for cells in report_rows.rows(summary).values()
     for scale, cell in cells.items()
     if cell and cell.get("documents", cell.get("n")) != cell.get("n")
   }
@@ -199,36 +183,6 @@ def _facts_html(summary: Mapping[str, Any]) -> str:
     for name, value in facts.items()
     if value is not None
   )
-
-
-def _accuracy(
-  summary: Mapping[str, Any],
-) -> tuple[Mapping[str, Mapping[str, Any]], Sequence[str]]:
-  """Rows and columns of the final table, with memory gain."""
-  rows, names = report_figures.rows(summary), report_figures.scales(summary)
-  return _turned(rows | _gain_rows(summary), names)
-
-
-def _turned(
-  rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
-) -> tuple[Mapping[str, Mapping[str, Any]], Sequence[str]]:
-  """Rows and columns, exchanged where there are too many columns."""
-  if len(columns) <= _MOST_COLUMNS:
-    return rows, columns
-  labels = [label for label, cells in rows.items() if cells]
-  turned = {
-    name: {label: rows[label].get(name) for label in labels} for name in columns
-  }
-  return turned, labels
-
-
-def _gain_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Memory gain as a row of the table, if it is known of any set."""
-  cells = {
-    name: {"accuracy": gain["gain"], **gain}
-    for name, gain in (summary.get("memory_gain") or {}).items()
-  }
-  return {"memory gain": cells} if cells else {}
 
 
 def _table_html(
@@ -293,7 +247,7 @@ def _breakdown_html(breakdown: Mapping[str, Mapping[str, Any]]) -> str:
       rows[column][label] = cell
   labels = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
   named = {k.replace("_", " "): cells for k, cells in rows.items()}
-  table = _table_html(*_turned(named, labels))
+  table = _table_html(*report_rows.turned(named, labels))
   return f'<h3>By kind of task</h3>\n<div class="scroll">{table}</div>'
 
 

@@ -14,6 +14,8 @@ import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
 
+from memjax import report_rows
+
 # Text and axes are drawn in this colour and an SVG then says "currentColor"
 # instead, so that it follows the light or dark page around it.
 _INK = "#1c2430"
@@ -49,9 +51,6 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Tasks that are drawn into one panel.
 _PANEL = 6
 
-# "x4" and "babi_qa1_4096": what comes before the length, and the length.
-_NUMBERED = re.compile(r"(?P<stem>x|.+_)(?P<number>\d+(?:\.\d+)?)")
-
 # title, key, label of the y axis
 _PANELS = (
   ("Reward in training", "rollout/reward", "mean reward"),
@@ -62,60 +61,6 @@ _PANELS = (
   ("Malformed", "rollout/malformed", "fraction of responses"),
   ("Entropy", "train/entropy", "nats per token"),
 )
-
-
-def rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-  """Returns the rows of the final table, label -> scale -> cell."""
-  controls = {"empty_memory": {}, "oracle": {}}
-  controls |= summary.get("controls") or {}
-  judge = summary.get("judge") or {}
-  corrected = judge.get("corrected") or {}
-  published = summary.get("published") or {}
-  sides = {x: summary.get(x) or {} for x in ("base", "trained")}
-  return {
-    **{x: cells for x, cells in sides.items() if cells},
-    **{
-      f"control: {name.replace('_', ' ')}": cells or {}
-      for name, cells in controls.items()
-    },
-    **{
-      f"recall of what is needed, {side}": cells
-      for side, cells in (summary.get("recall") or {}).items()
-      if cells
-    },
-    **{
-      f"{side}, corrected for the judge": corrected[side]
-      for side in ("base", "trained")
-      if side in corrected
-    },
-    **{
-      f"{side}, by {judge['verifier']}": cells
-      for side, cells in (judge.get("verified") or {}).items()
-    },
-    **{
-      f"published, {side}": {x: {"accuracy": y} for x, y in cells.items()}
-      for side in ("base", "trained")
-      if (cells := published.get(side))
-    },
-  }
-
-
-def scales(summary: Mapping[str, Any]) -> list[str]:
-  """Returns the columns of the final table, shortest text first."""
-  names = {scale for cells in rows(summary).values() for scale in cells}
-  return sorted(names, key=scale_key)
-
-
-def scale_key(scale: str) -> tuple[bool, str, float]:
-  """Orders "x2" before "x16" and "task_4096" by task.
-
-  Means of tasks, "mean_4096", and names without a number are last.
-  """
-  match = _NUMBERED.fullmatch(scale)
-  if not match:
-    return (True, scale, 0.0)
-  stem = match["stem"]
-  return (stem == "mean_", stem, float(match["number"]))
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> matplotlib.figure.Figure:
@@ -157,7 +102,9 @@ def lengths(summary: Mapping[str, Any]) -> matplotlib.figure.Figure | None:
   by task and length ("recall_4096": each task is a line, of the trained policy
   or of whichever was evaluated). None where no two sets differ in length.
   """
-  found = [_NUMBERED.fullmatch(name) for name in scales(summary)]
+  found = [
+    report_rows.NUMBERED.fullmatch(x) for x in report_rows.scales(summary)
+  ]
   found = [match for match in found if match]
   stems: dict[str, dict[float, str]] = {}
   for match in found:
@@ -177,7 +124,9 @@ def _lengths_by_agent(
   """One line for each row of the table; sets by length."""
   figure = matplotlib.figure.Figure(figsize=(6.6, 3.1), layout="constrained")
   ax = figure.subplots()
-  drawn = {label: cells for label, cells in rows(summary).items() if cells}
+  drawn = {
+    label: cells for label, cells in report_rows.rows(summary).items() if cells
+  }
   for i, (label, cells) in enumerate(drawn.items()):
     # Beside each other where intervals overlap.
     shift = 2 ** (0.03 * (i - (len(drawn) - 1) / 2))
@@ -369,7 +318,9 @@ def _eval_keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
   accuracies = {key for key in keys if key.endswith("accuracy")}
   others = {k for k in keys if k.split("/")[-1] not in ("n", "low", "high")}
   set_of = lambda key: (key.split("/") + [""])[1]
-  return sorted(accuracies or others, key=lambda k: (scale_key(set_of(k)), k))
+  return sorted(
+    accuracies or others, key=lambda k: (report_rows.scale_key(set_of(k)), k)
+  )
 
 
 def _draw_series(

@@ -34,7 +34,7 @@ from memjax import significance
 
 POWER = 0.8
 Z = 1.959964
-_UPPER = 0.975  # quantile of a 95 % interval
+UPPER = 0.975  # quantile of a 95 % interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ def mean(
     return Interval(value, *wilson(score_N.sum(), n))
   if len(found.size_G) < 2:
     return Interval(value, 0.0, 1.0)
-  t = quantile(_UPPER, found.df)
+  t = quantile(UPPER, found.df)
   between = found.products(score_N, score_N) / n**2
   squared = max(t**2 * between, Z**2 * float(score_N.var()) / n)
   if np.ptp(score_N) == 0:
@@ -289,7 +289,7 @@ def difference(
   value, count = float(apart_N.mean()), len(found.size_G)
   if count < 2:
     return unknown(value)
-  half = half_width(apart_N, found, _UPPER)
+  half = half_width(apart_N, found, UPPER)
   binary = np.isin(apart_N, (-1.0, 0.0, 1.0)).all()
   p = (
     significance.mcnemar(one_N, other_N)
@@ -345,7 +345,7 @@ def memory_gain(
   a_N, b_N = system_N - none_N, oracle_N - none_N
   a, b = float(a_N.mean()), float(b_N.mean())
   # Two questions more, as in `half_width`: so it is finite where room is > 0.
-  scale = quantile(_UPPER, found.df) ** 2 / (n + 2) ** 2
+  scale = quantile(UPPER, found.df) ** 2 / (n + 2) ** 2
   aa = scale * (found.products(a_N, a_N) + 1)
   bb = scale * (found.products(b_N, b_N) + 1)
   ab = scale * found.products(a_N, b_N)

@@ -131,35 +131,3 @@ def _noncentrality(df: float, alpha: float, power: float) -> float:
   limit = stats.quantile(1 - alpha / 2, df)
   missing = lambda x: float(scipy.stats.nct.sf(limit, df, x)) - power
   return scipy.optimize.brentq(missing, 0.0, 2 * limit + 10)
-
-
-def documents_needed(
-  effect: float, questions: float = 1, **assumed: float | bool
-) -> int:
-  """The fewest documents with which a difference is found.
-
-  Args:
-    effect: the difference, in (0, 1).
-    questions: about each document; 1 makes it the number of questions.
-    **assumed: the keywords of `detectable`.
-
-  Raises:
-    ValueError: effect is not a share, or 10^8 documents would not do.
-  """
-  if not 0 < effect < 1:
-    raise ValueError(f"effect={effect}: expected a share between 0 and 1")
-  enough = lambda count: (
-    detectable(round(count * questions), count, **assumed) <= effect
-  )
-  most = 2
-  while not enough(most):
-    most *= 2
-    if most > 10**8:
-      raise ValueError(
-        f"effect={effect}: more than 10^8 documents; look for a larger one"
-      )
-  least = most // 2
-  while most - least > 1:
-    middle = (least + most) // 2
-    least, most = (least, middle) if enough(middle) else (middle, most)
-  return most

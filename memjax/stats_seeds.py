@@ -42,8 +42,6 @@ import scipy.stats
 
 from memjax import stats
 
-_UPPER = 0.975
-
 
 @dataclasses.dataclass(frozen=True)
 class Decomposition:
@@ -78,17 +76,17 @@ def decompose(
   score_SN = _check(score_SN)
   S, N = score_SN.shape
   found = stats.documents(document_N, N)
-  seed, t_s = _seeds(score_SN), stats.quantile(_UPPER, S - 1)
+  seed, t_s = _seeds(score_SN), stats.quantile(stats.UPPER, S - 1)
   mean_N = score_SN.mean(axis=0)
   value = float(mean_N.mean())
   sd = float(score_SN.mean(axis=1).std(ddof=1))
-  chi = scipy.stats.chi2.ppf([_UPPER, 1 - _UPPER], S - 1)
+  chi = scipy.stats.chi2.ppf([stats.UPPER, 1 - stats.UPPER], S - 1)
   seed_sd = stats.Interval(sd, *map(float, sd * np.sqrt((S - 1) / chi)))
   other_seeds = stats.around(value, t_s**2 * seed, t_s**2 / S)
   if len(found.size_G) < 2:
     unknown = stats.mean(mean_N, found.index_N)
     return Decomposition(unknown, other_seeds, unknown, seed_sd, {})
-  rest, t_q = _rest(score_SN, found), stats.quantile(_UPPER, found.df)
+  rest, t_q = _rest(score_SN, found), stats.quantile(stats.UPPER, found.df)
   question = found.products(mean_N, mean_N) / N**2
   both = t_s**2 * seed + t_q**2 * max(question - rest, 0.0)
   both = max(both, t_q**2 * question)
@@ -166,7 +164,7 @@ def nested_mean(
   found = [stats.mean(*x) for x in zip(scores, documents, strict=True)]
   mean_S = _several(np.array([x.value for x in found]))
   within = math.hypot(*((x.high - x.low) / 2 for x in found)) / len(found)
-  t = stats.quantile(_UPPER, len(found) - 1)
+  t = stats.quantile(stats.UPPER, len(found) - 1)
   count = sum(
     len(stats.documents(x, len(y)).size_G) for x, y in zip(documents, scores)
   )
@@ -243,7 +241,7 @@ def _difference(
   value: float, half: Callable[[float], float]
 ) -> stats.Difference:
   """From the half-width at each probability of a quantile."""
-  width = half(_UPPER)
+  width = half(stats.UPPER)
   detectable = width + half(stats.POWER)
   surest = 1 - 1e-12
   if half(surest) <= abs(value):

@@ -5,14 +5,23 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import rich.box
 import rich.console
-import rich.table
-import rich.text
 
 from memjax import build
 from memjax import contrast
 from memjax import results
+from memjax import tables
+
+_HEAD = (
+  "set",
+  "run",
+  "accuracy",
+  "difference",
+  "p",
+  "Holm",
+  "detectable",
+  "verdict",
+)
 
 
 def run(runs: Sequence[str], workdir: str | None) -> dict[str, Any]:
@@ -117,29 +126,18 @@ def _power(row: Mapping[str, Any]) -> str:
 
 
 def print_table(
-  found: Mapping[str, Any], console: rich.console.Console | None = None
+  found: Mapping[str, Any], to: rich.console.Console | None = None
 ) -> None:
   """One row for each set and arm; the reference's rows have no difference."""
-  if console is None:
-    console = rich.console.Console()
-    if not console.is_terminal:
-      console = rich.console.Console(width=160)
-  table = rich.table.Table(
-    box=rich.box.SIMPLE_HEAD,
-    title=rich.text.Text(f"compared with {found['reference']}"),
-    caption=rich.text.Text(caption(found)),
-  )
-  head = ("set", "run", "accuracy", "difference", "p", "Holm", "detectable")
-  for name in (*head, "verdict"):
-    table.add_column(name)
   rows = {(row["set"], row["arm"]): row for row in found["rows"]}
+  lines = []
   for name, cells in found["accuracy"].items():
     for arm, cell in cells.items():
-      line = [name, arm, contrast.text(cell, "accuracy")]
       row = rows.get((name, arm))
-      line += _columns(row) if row else ["-"] * 5
-      table.add_row(*map(rich.text.Text, line))
-  console.print(table)
+      rest = _columns(row) if row else ["-"] * 5
+      lines.append([name, arm, contrast.text(cell, "accuracy"), *rest])
+  title = f"compared with {found['reference']}"
+  tables.show(title, _HEAD, lines, caption(found), to)
 
 
 def _columns(row: Mapping[str, Any]) -> list[str]:

@@ -119,24 +119,6 @@ def test_labels_are_types_and_abstention(path):
   assert f1.metric(examples[-1], "never") == pytest.approx(2 / 3)
 
 
-def test_recall_of_sessions(tmp_path):
-  """Of the sorted parts; questions to abstain from are skipped."""
-  records = [
-    _record(1),
-    _record("2_abs"),
-    _record(3, answer_session_ids=["answer_1_1"]),
-    _record(4, answer_session_ids=[]),
-  ]
-  path = longmemeval_file_test.write(tmp_path / "a.json", records)
-  _, (both, abstains, one, none) = _examples(path)
-  recall = longmemeval.session_recall
-  assert recall(both, []) == 0
-  assert recall(both, [1]) == recall(both, {0}) == 1 / 2
-  assert recall(both, [0, 1]) == 1
-  assert recall(one, [0]) == 1 and recall(one, [1]) == 0
-  assert recall(abstains, [0, 1]) is None and recall(none, [0]) is None
-
-
 def test_an_oracle_of_unmarked_sessions_has_all_turns(tmp_path):
   said = longmemeval_file_test.said
   talks = [[said("user", "one"), said("assistant", "two")], [said("user", "x")]]

@@ -11,6 +11,7 @@ import rich.console
 
 from memjax import report
 from memjax import report_figures
+from memjax import report_rows
 
 
 def _cell(accuracy, n=512, **more):
@@ -322,6 +323,6 @@ class TestLengths:
 
   def test_shorter_texts_come_first_and_tasks_stay_together(self):
     names = ["eval", "x16", "x2", "b_4096", "b_512", "a_qa1_4096"]
-    assert sorted(names, key=report_figures.scale_key) == [
+    assert sorted(names, key=report_rows.scale_key) == [
       *("a_qa1_4096", "b_512", "b_4096", "x2", "x16", "eval")
     ]

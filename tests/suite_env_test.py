@@ -14,7 +14,6 @@ from memjax import modes
 from memjax import prompts
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import example as example_lib
-from memjax.envs.suite import draft
 from memjax.envs.suite import env as env_lib
 from memjax.envs.suite import labels
 from memjax.envs.suite import readers
@@ -119,7 +118,7 @@ def test_only_one_label_will_do():
 
 def test_a_text_is_made_when_it_is_read():
   made = []
-  x = draft.Deferred(
+  x = example_lib.Deferred(
     1, "q?", lambda: made.append(0) or "a text", ("a",), {"k": 1}
   )
   assert (x.question, x.answers, x.meta["k"], made) == ("q?", ("a",), 1, [])
@@ -192,14 +191,14 @@ def config(tmp_path_factory):
 def test_an_agent_is_evaluated_on_it(config, monkeypatch):
   """A text is made three times at most: to sort, to read and to hash."""
   made = collections.Counter()
-  plain = draft.Deferred.context.fget
+  plain = example_lib.Deferred.context.fget
 
   def context(self):
     if callable(self._context):
       made[self.meta["task"], self.id] += 1
     return plain(self)
 
-  monkeypatch.setattr(draft.Deferred, "context", property(context))
+  monkeypatch.setattr(example_lib.Deferred, "context", property(context))
   run = build.make(config)
   # Checking the settings reads no text.
   assert not made

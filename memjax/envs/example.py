@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
+# Ids of held-out examples begin here, so that none is a training example's.
+EVAL_ID = 1 << 24
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -18,7 +21,7 @@ class Example:
     question: what is asked.
     context: what is read chunk by chunk; may be empty. A tuple has one part
       for each session: a chunk never spans two of them. Of long texts that are
-      generated (`suite.draft.Deferred`) it is made whenever it is read.
+      generated or stay in a file (`Deferred`) it is made whenever it is read.
     answers: the accepted answers.
     meta: whatever a data set knows beside that.
     stamps: what to write before entries of each part (its date, say); as many
@@ -53,6 +56,46 @@ class Example:
       return None
     read = json.dumps([parts, self.stamps, self.bank])
     return hashlib.sha256(read.encode()).digest()
+
+
+class Deferred(Example):
+  """An example whose context is made each time it is read, and not kept."""
+
+  def __init__(self, id, question, context, answers, meta, stamps=(), bank=()):
+    """As Example has it, but `context` may be a function without arguments."""
+    fields = {
+      "id": id,
+      "question": question,
+      "_context": context,
+      "answers": answers,
+      "meta": meta,
+      "stamps": stamps,
+      "bank": bank,
+    }
+    for name, value in fields.items():
+      object.__setattr__(self, name, value)
+
+  def with_id(self, id: int) -> "Deferred":
+    """The same under another id."""
+    return Deferred(
+      id,
+      self.question,
+      self._context,
+      self.answers,
+      self.meta,
+      self.stamps,
+      self.bank,
+    )
+
+  @property
+  def context(self) -> str | tuple[str, ...]:
+    """The text."""
+    return self._context() if callable(self._context) else self._context
+
+  @property
+  def about(self) -> Hashable:
+    """What makes the text, which therefore is not made to compare it."""
+    return self._context if callable(self._context) else super().about
 
 
 def documents(examples: Iterable[Example]) -> list[int]:

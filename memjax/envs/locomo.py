@@ -24,8 +24,6 @@ from memjax.envs import files as files_lib
 from memjax.envs import locomo_file
 from memjax.envs import porter
 
-# Ids of held-out examples start here, so that none is a training example's.
-_EVAL_ID = 1 << 24
 _METRIC = "locomo_f1"
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -266,7 +264,7 @@ def make(
     name: [
       dataclasses.replace(
         _example(conversation, question, conversation.sessions),
-        id=_EVAL_ID + question.index,
+        id=example_lib.EVAL_ID + question.index,
       )
       for conversation in corpus.conversations.values()
       if conversation.id not in train

@@ -31,9 +31,6 @@ from memjax import rewards
 from memjax.envs import example as example_lib
 from memjax.envs import files as files_lib
 
-# Ids of the first held-out set start here, so that none is a training
-# example's; those of the next one at twice as much, and so on.
-_EVAL_ID = 1 << 24
 _MOST_SETS = 64  # ids are int32
 
 # Fields that are read, and "oracle", which means a memory to `evaluate`. What a
@@ -212,7 +209,7 @@ class LongContext:
 
   def _metric(self, example: example_lib.Example) -> str:
     # A training example is of no set.
-    name = ["", *self.held_out][example.id // _EVAL_ID]
+    name = ["", *self.held_out][example.id // example_lib.EVAL_ID]
     others = self.metric_of.get("", self.metric_name)
     return self.metric_of.get(name, others)
 
@@ -309,7 +306,7 @@ def split(
   _check_files(path, eval_paths)
   train = load(path) if path else []
   held_out = {
-    name: load(file, first_id=_EVAL_ID * number)
+    name: load(file, first_id=example_lib.EVAL_ID * number)
     for number, (name, file) in enumerate(
       sorted(eval_paths.items(), key=_place), start=1
     )
@@ -384,7 +381,7 @@ def _split(
   return (
     [e for e in examples if _asked(e) not in chosen],
     [
-      dataclasses.replace(e, id=_EVAL_ID + e.id)
+      dataclasses.replace(e, id=example_lib.EVAL_ID + e.id)
       for e in examples
       if _asked(e) in chosen
     ],

@@ -17,49 +17,23 @@ file's "answer" is a rubric or an explanation.
 """
 
 import collections
-import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Collection
-from collections.abc import Mapping
 
-from memjax import rewards
+from memjax.envs import benchmark
 from memjax.envs import example as example_lib
 from memjax.envs import files as files_lib
-from memjax.envs import long_context
 from memjax.envs import longmemeval_file
 from memjax.envs import longmemeval_prompts
-from memjax.envs.suite import draft
-
-# Ids of held-out examples start here, as everywhere.
-_EVAL_ID = 1 << 24
 
 
-@dataclasses.dataclass(frozen=True)
-class LongMemEval(long_context.LongContext):
-  """The environment.
+class LongMemEval(benchmark.Benchmark):
+  """The environment; `counts` are those of `longmemeval_file.COUNTS`."""
 
-  Attributes:
-    counts: what was put right, see `longmemeval_file.COUNTS`.
-  """
-
-  counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
+  name = "longmemeval"
   judge_name = "longmemeval_judge"
   judge_prompts = longmemeval_prompts.PROMPTS
-
-  def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
-    """There is none.
-
-    Raises:
-      ValueError: always.
-    """
-    del start, count
-    raise ValueError(
-      "config.data.name='longmemeval' is a test set: train on other data and "
-      "evaluate on it with --mode=eval"
-    )
 
   def judge_view(self, example: example_lib.Example) -> tuple[str, str]:
     """(the question without its date, which of the prompts it takes)."""
@@ -76,28 +50,9 @@ class LongMemEval(long_context.LongContext):
     return found | ({"abstention": score} if example.meta["abstains"] else {})
 
 
-def session_recall(
-  example: example_lib.Example, parts: Collection[int]
-) -> float | None:
-  """The share of the evidence's sessions among those that were found.
-
-  LongMemEval's recall_all is 1 where this is 1. It skips questions to abstain
-  from, as published: None for these, and where no session is cited.
-
-  Args:
-    example: of this environment.
-    parts: numbers of the parts of the context that were found.
-  """
-  wanted = example.meta["evidence"]
-  if example.meta["abstains"] or not wanted:
-    return None
-  found = {example.meta["sessions"][part] for part in parts}
-  return sum(id in found for id in wanted) / len(wanted)
-
-
 def load(
   path: str | os.PathLike, counts: collections.Counter[str]
-) -> list[draft.Deferred]:
+) -> list[example_lib.Deferred]:
   """Reads a file; contexts stay in it.
 
   In `meta`: "type", "abstains", "asked" (the question alone), "question_id",
@@ -114,7 +69,7 @@ def load(
   """
   path = pathlib.Path(path)
   return [
-    _example(path, record, span, _EVAL_ID + i)
+    _example(path, record, span, example_lib.EVAL_ID + i)
     for i, (record, span) in enumerate(longmemeval_file.read(path, counts))
   ]
 
@@ -124,8 +79,8 @@ def _example(
   record: longmemeval_file.Record,
   span: tuple[int, int],
   id: int,
-) -> draft.Deferred:
-  return draft.Deferred(
+) -> example_lib.Deferred:
+  return example_lib.Deferred(
     id,
     f"Current Date: {record.date}\nQuestion: {record.question}",
     functools.partial(_context, path, span),
@@ -180,16 +135,12 @@ def make(
   Raises:
     ValueError: the file is malformed, or a name is unknown.
   """
-  rewards.lookup(rewards.REWARDS, reward_name, "config.data.reward_name")
-  rewards.lookup(rewards.METRICS, metric_name, "config.data.metric_name")
-  counts: collections.Counter[str] = collections.Counter()
-  examples = load(path, counts)
-  return LongMemEval(
-    (),
-    {pathlib.Path(path).stem: examples},
-    seed,
+  del seed
+  return LongMemEval.of(
+    path,
+    pathlib.Path(path).stem,
+    load,
+    longmemeval_file.PUBLISHED,
     reward_name,
     metric_name,
-    files_lib.digests(path, published=longmemeval_file.PUBLISHED),
-    counts=dict(counts),
   )

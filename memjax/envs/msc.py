@@ -21,7 +21,6 @@ Published scores: ROUGE-L recall and a judge (MemGPT), F1, BLEU-1 and a judge
 """
 
 import collections
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -29,9 +28,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from memjax import rewards
+from memjax.envs import benchmark
 from memjax.envs import example as example_lib
 from memjax.envs import files as files_lib
-from memjax.envs import long_context
 
 # SHA-256 of msc_self_instruct.jsonl as public repositories record it.
 PUBLISHED = (
@@ -47,31 +46,12 @@ COUNTS = (
 )
 
 _SPEAKERS = ("Speaker 1", "Speaker 2")
-# Ids of held-out examples start here, as everywhere.
-_EVAL_ID = 1 << 24
 
 
-@dataclasses.dataclass(frozen=True)
-class Msc(long_context.LongContext):
-  """The environment.
+class Msc(benchmark.Benchmark):
+  """The environment; `counts` are those of COUNTS."""
 
-  Attributes:
-    counts: what was put right, see COUNTS.
-  """
-
-  counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-  def train_examples(self, start: int, count: int) -> list[example_lib.Example]:
-    """There is none.
-
-    Raises:
-      ValueError: always.
-    """
-    del start, count
-    raise ValueError(
-      "config.data.name='msc' is a test set: train on other data and evaluate "
-      "on it with --mode=eval"
-    )
+  name = "msc"
 
   def label(self, example: example_lib.Example, text: str) -> dict[str, float]:
     """The published scores that need no judge."""
@@ -97,7 +77,7 @@ def load(
     pathlib.Path(path), {".jsonl": files_lib.json_lines}
   )
   return [
-    _example(record, _EVAL_ID + i, where, counts)
+    _example(record, example_lib.EVAL_ID + i, where, counts)
     for i, (where, record) in enumerate(records)
   ]
 
@@ -188,16 +168,5 @@ def make(
   Raises:
     ValueError: the file is malformed, or a name is unknown.
   """
-  rewards.lookup(rewards.REWARDS, reward_name, "config.data.reward_name")
-  rewards.lookup(rewards.METRICS, metric_name, "config.data.metric_name")
-  counts: collections.Counter[str] = collections.Counter()
-  examples = load(path, counts)
-  return Msc(
-    (),
-    {"msc": examples},
-    seed,
-    reward_name,
-    metric_name,
-    files_lib.digests(path, published=PUBLISHED),
-    counts=dict(counts),
-  )
+  del seed
+  return Msc.of(path, "msc", load, PUBLISHED, reward_name, metric_name)

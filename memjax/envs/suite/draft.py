@@ -7,14 +7,12 @@ them each time somebody asks for it, from a stream of its own.
 
 import dataclasses
 from collections.abc import Callable
-from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from memjax.envs import example as example_lib
 from memjax.envs.suite import filler
 from memjax.envs.suite import philox
 
@@ -68,46 +66,6 @@ class Task:
   cheats: Mapping[str, Callable[[str, str, int], str]]
   metric: str
   least: int = 256
-
-
-class Deferred(example_lib.Example):
-  """An example whose context is made each time it is read, and not kept."""
-
-  def __init__(self, id, question, context, answers, meta, stamps=(), bank=()):
-    """As Example has it, but `context` may be a function without arguments."""
-    fields = {
-      "id": id,
-      "question": question,
-      "_context": context,
-      "answers": answers,
-      "meta": meta,
-      "stamps": stamps,
-      "bank": bank,
-    }
-    for name, value in fields.items():
-      object.__setattr__(self, name, value)
-
-  def with_id(self, id: int) -> "Deferred":
-    """The same under another id."""
-    return Deferred(
-      id,
-      self.question,
-      self._context,
-      self.answers,
-      self.meta,
-      self.stamps,
-      self.bank,
-    )
-
-  @property
-  def context(self) -> str | tuple[str, ...]:
-    """The text."""
-    return self._context() if callable(self._context) else self._context
-
-  @property
-  def about(self) -> Hashable:
-    """What makes the text, which therefore is not made to compare it."""
-    return self._context if callable(self._context) else super().about
 
 
 def hide(

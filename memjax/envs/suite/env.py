@@ -107,12 +107,14 @@ class Suite:
 
   def example(
     self, name: str, length: int, split: str, index: int
-  ) -> draft.Deferred:
+  ) -> example_lib.Deferred:
     """Example `index` of a task, a length and a split."""
     task = self._tasks[name]
     return tasks.example(task, name, length, self.seed, split, index)
 
-  def train_examples(self, start: int, count: int) -> list[draft.Deferred]:
+  def train_examples(
+    self, start: int, count: int
+  ) -> list[example_lib.Deferred]:
     """Examples [start, start + count): tasks in turn, and then lengths."""
     lengths = self.train_lengths or self.lengths
     pairs = [(name, length) for length in lengths for name in self.tasks]
@@ -123,7 +125,7 @@ class Suite:
       found.append(example.with_id(place))
     return found
 
-  def eval_sets(self) -> dict[str, list[draft.Deferred]]:
+  def eval_sets(self) -> dict[str, list[example_lib.Deferred]]:
     """Held-out examples of each task and length, keyed task_length."""
     return _eval_sets(self)
 
@@ -163,7 +165,7 @@ class Suite:
 
 
 @functools.lru_cache(maxsize=1)
-def _eval_sets(env: Suite) -> dict[str, list[draft.Deferred]]:
+def _eval_sets(env: Suite) -> dict[str, list[example_lib.Deferred]]:
   """Made once; the texts are not kept."""
   return {
     f"{name}_{length}": [

@@ -1,5 +1,6 @@
 """All tasks by name, and their examples."""
 
+from memjax.envs import example as example_lib
 from memjax.envs.suite import babi
 from memjax.envs.suite import draft
 from memjax.envs.suite import frequency
@@ -40,7 +41,7 @@ def check_length(name: str, length: int, key: str) -> None:
 
 def example(
   task: draft.Task, name: str, length: int, seed: int, split: str, index: int
-) -> draft.Deferred:
+) -> example_lib.Deferred:
   """Example `index` of a split; its context is made when it is read.
 
   Its `meta` has the task, the length, `oracle` (lines of a memory that is
@@ -48,7 +49,7 @@ def example(
   adds.
   """
   found = task.draw(philox.Stream(seed, name, length, split, index), length)
-  return draft.Deferred(
+  return example_lib.Deferred(
     index,
     found.question,
     lambda: found.render()[0],
