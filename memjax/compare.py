@@ -105,7 +105,7 @@ def run(
 ) -> dict[str, Any]:
   """Trains what is not trained yet; prints the table.
 
-  Writes compare.json, compare.md and, where one number is swept, sweep.png.
+  Writes compare.json and what `compare_table.write` does.
 
   Raises:
     ValueError: a config that cannot be; a folder of workdir is that of a run
@@ -220,9 +220,10 @@ def summarize(
   Returns:
     {"data_sha256", "reference", "arms": {name: {"base" and "trained": cells,
     "gain": over its base and "difference": from the reference (None for itself
-    and where a run diverged), as `contrast.difference`, "recall", "memory",
-    "seconds", "seeds", "diverged": {seed: iteration}, "changes"}}, "judge": of
-    all, if one gave the scores}; None where all runs of an arm diverged.
+    and where a run diverged), as `contrast.difference`, "controls" and
+    "memory_gain" as `contrast.behind`, "recall", "memory", "seconds", "seeds",
+    "diverged": {seed: iteration}, "changes"}}, "judge": of all, if one gave the
+    scores}; None where all runs of an arm diverged.
     Differences have a verdict, corrected for the table.
 
   Raises:
@@ -298,7 +299,8 @@ def _arm(runs: Sequence[_Run]) -> dict[str, Any]:
   """What an arm's finished runs came to, without others."""
   if not runs:
     keys = ("base", "trained", "gain", "recall", "memory", "seconds")
-    return {**dict.fromkeys(keys), "seeds": []}
+    unknown = {"controls": {}, "memory_gain": None, "seeds": []}
+    return {**dict.fromkeys(keys), **unknown}
   first = runs[0].first
   base, trained = [x.base for x in runs], [x.trained for x in runs]
   recalls = [x.summary["recall"]["trained"].get(first) for x in runs]
@@ -307,6 +309,7 @@ def _arm(runs: Sequence[_Run]) -> dict[str, Any]:
     "base": contrast.accuracy(base, first),
     "trained": contrast.accuracy(trained, first),
     "gain": contrast.difference(trained, base, first),
+    **contrast.behind(trained, first),
     "recall": float(np.mean(recalls)) if recalls else None,
     "memory": runs[0].summary["memory"],
     "seconds": float(np.mean([x.summary["seconds"] for x in runs])),

@@ -1,19 +1,26 @@
-"""Shows a comparison of arms: a table, the same in Markdown, a figure.
+"""Shows a comparison of arms: tables, the same in Markdown, a page, a figure.
 
 Everything is a function of what `compare.summarize` returns.
 """
 
+import html
 import pathlib
+import urllib.parse
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.figure
 import rich.console
 
+from memjax import behind
 from memjax import contrast
 from memjax import judged
 from memjax import report_figures
+from memjax import report_rollouts
 from memjax import tables
 
+_TITLE = "the same questions to every arm"
 _HEAD = (
   "arm",
   "base",
@@ -30,21 +37,85 @@ _HEAD = (
 def print_table(
   found: Mapping[str, Any], to: rich.console.Console | None = None
 ) -> None:
-  """One row for each arm, with paired differences and the data's hash."""
-  tables.show(
-    "the same questions to every arm", _HEAD, rows(found), caption(found), to
-  )
+  """One row for each arm, and below it what stands behind its accuracy."""
+  tables.show(_TITLE, _HEAD, rows(found), caption(found), to)
+  head, lines = behind.table(found["arms"])
+  if lines:
+    tables.show(behind.TITLE, head, lines, behind.CAPTION, to)
 
 
 def write(workdir: pathlib.Path, title: str, found: Mapping[str, Any]) -> None:
-  """Writes compare.md, and sweep.png if one number is swept."""
-  lines = [_HEAD, ("---",) * len(_HEAD), *rows(found)]
-  table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-  text = f"# {title}\n\n{table}\n\n{caption(found)}.\n"
-  (workdir / "compare.md").write_text(text)
+  """Writes compare.md and report.html, and sweep.png if one number is swept."""
+  parts = [(_TITLE, _HEAD, rows(found), caption(found))]
+  head, lines = behind.table(found["arms"])
+  if lines:
+    parts.append((behind.TITLE, head, lines, behind.CAPTION))
+  text = "".join(
+    f"\n{_capital(name)}:\n\n{_markdown(head, lines)}\n\n{said}.\n"
+    for name, head, lines, said in parts
+  )
+  (workdir / "compare.md").write_text(f"# {title}\n{text}")
+  figures = [report_figures.differences(found["arms"], found["reference"])]
   if points := swept(found):
-    figure = report_figures.sweep(*points, reference=found["reference"])
-    (workdir / "sweep.png").write_bytes(report_figures.to_png(figure))
+    figures.append(report_figures.sweep(*points, reference=found["reference"]))
+    (workdir / "sweep.png").write_bytes(report_figures.to_png(figures[-1]))
+  page = report_rollouts.document(
+    f"memjax comparison: {title}", _page(title, parts, figures, found)
+  )
+  (workdir / "report.html").write_text(page, encoding="utf-8")
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  every = [head, ["---"] * len(head), *lines]
+  return "\n".join(f"| {' | '.join(line)} |" for line in every)
+
+
+def _page(
+  title: str,
+  parts: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]], str]],
+  figures: Sequence[matplotlib.figure.Figure | None],
+  found: Mapping[str, Any],
+) -> str:
+  """The body of report.html: figures, tables, links to the runs' reports."""
+  escape = lambda text: html.escape(str(text), quote=True)
+  body = [
+    f'<header>\n<p class="kicker">memjax comparison</p>\n<h1>{escape(title)}'
+    "</h1>\n</header>\n<main>"
+  ]
+  for number, (name, head, lines, said) in enumerate(parts):
+    body.append(f"<section>\n<h2>{escape(_capital(name))}</h2>")
+    if not number:
+      body += [
+        f'<figure class="scroll">{report_figures.to_svg(x)}</figure>'
+        for x in figures
+        if x
+      ]
+    cells = "".join(f'<th scope="col">{escape(x)}</th>' for x in head[1:])
+    body.append(
+      f'<div class="scroll"><table class="dense"><thead><tr><td></td>{cells}'
+      "</tr></thead><tbody>"
+    )
+    for label, *values in lines:
+      cells = "".join(f"<td>{escape(x)}</td>" for x in values)
+      body.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
+    body.append(
+      f'</tbody></table></div>\n<p class="caption">{escape(said)}.</p>'
+      "\n</section>"
+    )
+  links = "".join(
+    f'<li><a href="{escape(urllib.parse.quote(f"{name}/seed{seed}"))}/'
+    f'report.html">{escape(name)}, seed {seed}</a></li>'
+    for name, arm in found["arms"].items()
+    for seed in arm["seeds"]
+  )
+  body.append(
+    f"<section>\n<h2>Runs</h2>\n<ul>{links}</ul>\n</section>\n</main>"
+  )
+  return "\n".join(body)
+
+
+def _capital(text: str) -> str:
+  return text[0].upper() + text[1:]
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -22,27 +22,73 @@ Arm = Sequence[results.Result]
 def accuracy(arm: Arm, name: str) -> dict[str, Any]:
   """The mean score of an arm in a set: a cell, with the number of seeds.
 
-  Of several seeds the interval is for other seeds on other questions. Where all
-  were asked the same, "between_seeds" says what is due to seeds alone: {"sd",
-  "low", "high"} of the accuracy, and "share" of the variance of the mean.
+  Of several seeds the interval is for other seeds on other questions, and
+  "between_seeds" says how far a rerun may be off: standard deviation "sd" of a
+  run's accuracy, its interval "low" to "high", and "share", what seeds alone
+  make up of the variance of the mean (of the same questions to all) or of a
+  run's accuracy (where each seed has its own); None where that is not known.
   """
-  found = [x.scores[name] for x in arm]
+  return _accuracy(arm, name, [x.scores[name] for x in arm])
+
+
+def behind(arm: Arm, name: str) -> dict[str, Any]:
+  """What the same policies score from other memories in a set.
+
+  Returns:
+    {"controls": {control: cell as of `accuracy`} of those that all runs have,
+    "memory_gain": as `scores.memory_gains` has it of a set, None if there is
+    none}. The gain is that of these runs, its interval for other questions.
+  """
+  names = [
+    control
+    for control in arm[0].controls
+    if all(name in x.controls.get(control, {}) for x in arm)
+  ]
+  found = {
+    control: [x.controls[control][name] for x in arm] for control in names
+  }
+  together = {x: _together(arm, name, y) for x, y in found.items()}
+  document_N = _together(arm, name, [x.documents[name] for x in arm], True)
+  gains = scores.memory_gains(
+    {name: _together(arm, name, [x.scores[name] for x in arm])},
+    {control: {name: score_N} for control, score_N in together.items()},
+    {name: document_N},
+  )
+  return {
+    "controls": {x: _accuracy(arm, name, y) for x, y in found.items()},
+    "memory_gain": gains.get(name),
+  }
+
+
+def _together(
+  arm: Arm, name: str, values: Sequence[np.ndarray], names: bool = False
+) -> np.ndarray:
+  """One value for each question: the mean over seeds that were asked the same.
+
+  Names of documents are made different where the questions are.
+  """
+  if _alike(arm, name):
+    return values[0] if names else np.mean(values, axis=0)
+  if names:
+    start_S = np.cumsum([0, *(x.max() + 1 for x in values)])
+    values = [x + start for x, start in zip(values, start_S)]
+  return np.concatenate(values)
+
+
+def _accuracy(
+  arm: Arm, name: str, found: Sequence[np.ndarray]
+) -> dict[str, Any]:
+  """`accuracy` from the scores of each run."""
   documents = [x.documents[name] for x in arm]
   if len(arm) == 1:
     return {**scores.interval(found[0], documents[0]), "seeds": 1}
-  between = {}
   if _alike(arm, name):
     parts = stats_seeds.decompose(np.array(found), documents[0])
-    mean, sd = parts.both, parts.seed_sd
-    between["between_seeds"] = {
-      "sd": sd.value,
-      "low": sd.low,
-      "high": sd.high,
-      "share": parts.shares.get("seeds"),
-    }
+    mean, sd, share = parts.both, parts.seed_sd, parts.shares.get("seeds")
     found, documents = found[:1], documents[:1]
   else:
     mean = stats_seeds.nested_mean(found, documents)
+    sd, share = stats_seeds.nested_spread(found, documents)
   return {
     "accuracy": mean.value,
     "low": mean.low,
@@ -50,7 +96,12 @@ def accuracy(arm: Arm, name: str) -> dict[str, Any]:
     "n": sum(map(len, found)),
     "documents": sum(len(set(x)) for x in documents),
     "seeds": len(arm),
-    **between,
+    "between_seeds": {
+      "sd": sd.value,
+      "low": sd.low,
+      "high": sd.high,
+      "share": share,
+    },
   }
 
 

@@ -80,6 +80,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   path = pathlib.Path(workdir) / f"eval_{which}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   by_question = {x: found[x] for x in ("scores", "documents", "traces")}
+  by_question["control_scores"] = by_control
   build.write_json(path, {**summary, **by_question})
   side = "before" if which == "base" else "after"
   rollouts = [{**x, side: x["rollout"]} for x in found["traces"]]

@@ -277,6 +277,44 @@ def sweep(
     return figure
 
 
+def differences(
+  arms: Mapping[str, Mapping[str, Any]], reference: str
+) -> matplotlib.figure.Figure | None:
+  """Draws each arm's difference from the reference, with its interval.
+
+  Colour says what the verdict does, so that an interval which the table's
+  correction leaves undecided is not seen as a win.
+
+  Returns:
+    None where nothing was compared.
+  """
+  shown = [(x, y["difference"]) for x, y in arms.items() if y["difference"]]
+  if not shown:
+    return None
+  colors = {"better": _COLORS[2], "worse": _COLORS[4]}
+  with mpl.rc_context(_STYLE):
+    figure = matplotlib.figure.Figure(
+      figsize=(5.4, 0.9 + 0.26 * len(shown)), layout="constrained"
+    )
+    ax = figure.subplots()
+    for place, (_, cell) in enumerate(shown):
+      low, value, high = cell["low"], cell["difference"], cell["high"]
+      ax.errorbar(
+        value,
+        place,
+        xerr=np.maximum(0, [[value - low], [high - value]]),
+        marker="o",
+        markersize=4,
+        capsize=2,
+        color=colors.get(cell["verdict"], _COLORS[5]),
+      )
+    ax.axvline(0, linewidth=0.8, color=_INK)
+    ax.set_yticks(range(len(shown)), [name for name, _ in shown])
+    ax.invert_yaxis()
+    ax.set_xlabel(f"accuracy - that of {reference}")
+  return figure
+
+
 def to_png(figure: matplotlib.figure.Figure) -> bytes:
   """Renders a figure with Agg on white."""
   file = io.BytesIO()

@@ -24,6 +24,7 @@ class Result:
   Attributes:
     path: the folder or file that it was read from.
     scores: set -> score of each question, float64 [N].
+    controls: control -> the same of a set, where it applies (`controls`).
     documents: set -> number of the document that each question is about, [N].
     hashes: set -> fingerprint of the questions and texts.
     metric: what a score is, or None where it is not known.
@@ -33,6 +34,7 @@ class Result:
 
   path: pathlib.Path
   scores: Mapping[str, np.ndarray]
+  controls: Mapping[str, Mapping[str, np.ndarray]]
   documents: Mapping[str, np.ndarray]
   hashes: Mapping[str, str]
   metric: str | None
@@ -54,7 +56,11 @@ def load(path: str | pathlib.Path) -> Result:
   path = pathlib.Path(path)
   if path.is_dir() and (path / "summary.json").exists():
     summary, kept = _read(path / "summary.json"), _read(path / "scores.json")
-    kept = {**summary, **kept, "scores": kept["trained"]}
+    asked = {
+      "scores": kept["trained"],
+      "control_scores": kept.get("controls", {}),
+    }
+    kept = {**summary, **kept, **asked}
     return _result(path, path / "scores.json", kept)
   file = path
   if path.is_dir():
@@ -106,7 +112,8 @@ def _result(
   names = list(kept["scores"])
   result = Result(
     path,
-    {name: np.array(kept["scores"][name], np.float64) for name in names},
+    _arrays(kept["scores"]),
+    {x: _arrays(y) for x, y in kept.get("control_scores", {}).items()},
     {name: np.array(kept["documents"][name], np.int64) for name in names},
     kept["data_sha256"],
     kept.get("metric"),
@@ -122,6 +129,10 @@ def _result(
         "again"
       )
   return result
+
+
+def _arrays(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+  return {name: np.array(x, np.float64) for name, x in scores.items()}
 
 
 def _judge(found: Mapping[str, Any] | None) -> dict[str, Any] | None:

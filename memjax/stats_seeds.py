@@ -79,9 +79,7 @@ def decompose(
   seed, t_s = _seeds(score_SN), stats.quantile(stats.UPPER, S - 1)
   mean_N = score_SN.mean(axis=0)
   value = float(mean_N.mean())
-  sd = float(score_SN.mean(axis=1).std(ddof=1))
-  chi = scipy.stats.chi2.ppf([stats.UPPER, 1 - stats.UPPER], S - 1)
-  seed_sd = stats.Interval(sd, *map(float, sd * np.sqrt((S - 1) / chi)))
+  seed_sd = _deviation(score_SN.mean(axis=1))
   other_seeds = stats.around(value, t_s**2 * seed, t_s**2 / S)
   if len(found.size_G) < 2:
     unknown = stats.mean(mean_N, found.index_N)
@@ -172,6 +170,40 @@ def nested_mean(
   return stats.around(float(mean_S.mean()), squared, stats.Z**2 / count)
 
 
+def nested_spread(
+  scores: Sequence[np.ndarray], documents: Sequence[Sequence[int] | None]
+) -> tuple[stats.Interval, float | None]:
+  """How far a rerun with questions of its own may be off, and why.
+
+  The variance of the seeds' means is var(s) and what other questions alone make
+  of a mean; the latter is known from each seed's own questions, so
+
+    share = 1 - (mean over seeds of the variance of a mean) / variance of means
+
+  and 0 where that is negative.
+
+  Returns:
+    Standard deviation of one run's mean score with its chi-squared interval;
+    the share of its square that is due to seeds, None where a seed's questions
+    are of one document, or all means are the same.
+
+  Raises:
+    ValueError: fewer than two seeds.
+  """
+  mean_S = _several(np.array([np.mean(stats.check(x)) for x in scores]))
+  found = [
+    stats.documents(x, len(y)) for x, y in zip(documents, scores, strict=True)
+  ]
+  spread = _deviation(mean_S)
+  if min(len(x.size_G) for x in found) < 2 or not spread.value:
+    return spread, None
+  within = [
+    x.products(y, y) / len(y) ** 2
+    for x, y in zip(found, map(stats.check, scores))
+  ]
+  return spread, max(0.0, 1 - float(np.mean(within)) / spread.value**2)
+
+
 def nested_difference(
   one: Sequence[np.ndarray],
   other: Sequence[np.ndarray],
@@ -220,6 +252,14 @@ def _several(value: np.ndarray) -> np.ndarray:
       f"{len(value)} seed: what another seed changes needs at least two"
     )
   return value
+
+
+def _deviation(mean_S: np.ndarray) -> stats.Interval:
+  """Standard deviation of seeds' means, with its chi-squared interval."""
+  df = len(mean_S) - 1
+  sd = float(mean_S.std(ddof=1))
+  chi = scipy.stats.chi2.ppf([stats.UPPER, 1 - stats.UPPER], df)
+  return stats.Interval(sd, *map(float, sd * np.sqrt(df / chi)))
 
 
 def _seeds(score_SN: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import rich.console
 
+from memjax import behind
 from memjax import build
 from memjax import contrast
 from memjax import results
@@ -65,7 +66,8 @@ def compare(arms: Mapping[str, contrast.Arm]) -> dict[str, Any]:
   Returns:
     {"reference", "left_out": sets that not all have, "accuracy": {set: {arm:
     cell}}, "rows": [{"set", "arm", "difference", "low", "high", "p", "p_holm",
-    "detectable", "n", "documents", "seeds", "verdict"}], "sentence"}.
+    "detectable", "n", "documents", "seeds", "verdict"}], "sentence", "behind":
+    {set: {arm: as `contrast.behind`}}}.
 
   Raises:
     ValueError: runs that cannot be compared.
@@ -88,6 +90,10 @@ def compare(arms: Mapping[str, contrast.Arm]) -> dict[str, Any]:
     "left_out": sorted({x for y in every for x in y.scores} - set(names)),
     "accuracy": {
       name: {arm: contrast.accuracy(runs, name) for arm, runs in arms.items()}
+      for name in names
+    },
+    "behind": {
+      name: {arm: contrast.behind(runs, name) for arm, runs in arms.items()}
       for name in names
     },
     "rows": rows,
@@ -128,7 +134,10 @@ def _power(row: Mapping[str, Any]) -> str:
 def print_table(
   found: Mapping[str, Any], to: rich.console.Console | None = None
 ) -> None:
-  """One row for each set and arm; the reference's rows have no difference."""
+  """One row for each set and arm; the reference's rows have no difference.
+
+  Below it what stands behind the accuracies, where that is known.
+  """
   rows = {(row["set"], row["arm"]): row for row in found["rows"]}
   lines = []
   for name, cells in found["accuracy"].items():
@@ -138,6 +147,15 @@ def print_table(
       lines.append([name, arm, contrast.text(cell, "accuracy"), *rest])
   title = f"compared with {found['reference']}"
   tables.show(title, _HEAD, lines, caption(found), to)
+  head, rows = behind.table(
+    {
+      f"{name}: {arm}": {**parts, "trained": found["accuracy"][name][arm]}
+      for name, arms in found["behind"].items()
+      for arm, parts in arms.items()
+    }
+  )
+  if rows:
+    tables.show(behind.TITLE, head, rows, behind.CAPTION, to)
 
 
 def _columns(row: Mapping[str, Any]) -> list[str]:
@@ -165,16 +183,6 @@ def caption(found: Mapping[str, Any]) -> str:
     "detectable: found with a power of 80 %",
     *sizes.values(),
   ]
-  for name, cells in found["accuracy"].items():
-    for arm, cell in cells.items():
-      if between := cell.get("between_seeds"):
-        share = between["share"]
-        parts.append(
-          f"{arm} on {name}: another seed changes "
-          f"{between['sd']:.3f} [{between['low']:.3f}, {between['high']:.3f}] "
-          "(standard deviation)"
-          + ("" if share is None else f", {share:.0%} of the mean's variance")
-        )
   if found["left_out"]:
     parts.append(f"not in all runs: {', '.join(found['left_out'])}")
   return "; ".join(parts)

@@ -110,6 +110,23 @@ def test_arms_are_trained_once_and_compared_in_pairs(small, tmp_path):
   assert "of other seeds (2 were run) on other questions" in text
   assert found["data_sha256"]["3"][:12] in text
   assert text.index("plain") < text.index("fast")
+  # What stands behind it, on the page too.
+  controls = json.loads(
+    (tmp_path / "fast" / "seed3" / "summary.json").read_text()
+  )["controls"]
+  cells = found["arms"]["fast"]["controls"]
+  assert set(cells) == set(controls) and "empty_memory" in cells
+  spread = found["arms"]["fast"]["trained"]["between_seeds"]["sd"]
+  page = (tmp_path / "report.html").read_text()
+  for shown in (
+    text.split("what stands behind")[1],
+    (tmp_path / "compare.md").read_text().split("What stands behind")[1],
+    page.split("What stands behind")[1],
+  ):
+    assert f"{spread:.3f} [" in shown and "oracle" in shown
+    assert f"{cells['oracle']['accuracy']:.3f} [" in shown
+  assert "http" not in page.split("</head>")[1]
+  assert '<a href="fast/seed4/report.html">fast, seed 4</a>' in page
   # Other questions are not compared.
   path = tmp_path / "fast" / "seed4" / "summary.json"
   summary = json.loads(path.read_text())

@@ -7,6 +7,7 @@ import pytest
 from memjax import contrast
 from memjax import results
 from memjax import scores
+from memjax import stats
 from memjax import stats_seeds
 
 
@@ -83,8 +84,58 @@ def test_seeds_with_questions_of_their_own(arm):
     assert found["low"] == pytest.approx(want.low)
     assert (found["n"], found["documents"], found["seeds"]) == (120, 40, 2)
   cell = contrast.accuracy(one, "x1")
+  spread, share = stats_seeds.nested_spread(
+    _scores(one), [np.repeat(range(20), 3)] * 2
+  )
+  assert cell["between_seeds"]["high"] == spread.high
+  assert cell["between_seeds"]["share"] == share
   assert (cell["n"], cell["documents"], cell["seeds"]) == (120, 40, 2)
   assert cell["accuracy"] == pytest.approx(_scores(one).mean())
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_stands_behind_an_arm(tmp_path, own):
+  """Controls as the accuracy is, the gain of all runs together."""
+  arm, kept = [], {}
+  for seed in (3, 4):
+    kept[seed] = {
+      name: {"x1": fake_results.scores([seed, n], 60, p)}
+      for n, (name, p) in enumerate(
+        {"empty_memory": 0.1, "oracle": 0.95, "last_window": 0.3}.items()
+      )
+    }
+    if seed == 4:
+      del kept[seed]["last_window"]  # not of all runs: left out
+    path = fake_results.write_run(
+      tmp_path / str(seed),
+      {"x1": fake_results.scores(seed, 60, 0.7)},
+      kept[seed],
+      each=3,
+      seed=seed,
+      data=str(seed) if own else "all",
+    )
+    arm.append(results.load(path))
+  found = contrast.behind(arm, "x1")
+  assert list(found["controls"]) == ["empty_memory", "oracle"]
+  none, oracle, system = (
+    np.array(x)
+    for x in (
+      [kept[s]["empty_memory"]["x1"] for s in (3, 4)],
+      [kept[s]["oracle"]["x1"] for s in (3, 4)],
+      _scores(arm),
+    )
+  )
+  assert found["controls"]["oracle"]["accuracy"] == pytest.approx(oracle.mean())
+  assert found["controls"]["oracle"]["seeds"] == 2
+  if own:
+    rows = [x.ravel() for x in (system, none, oracle)]
+    want, _ = stats.memory_gain(*rows, np.repeat(range(40), 3))
+  else:
+    rows = [x.mean(axis=0) for x in (system, none, oracle)]
+    want, _ = stats.memory_gain(*rows, np.repeat(range(20), 3))
+  gain = found["memory_gain"]
+  assert gain["gain"] == pytest.approx(want.value)
+  assert (gain["low"], gain["high"]) == pytest.approx((want.low, want.high))
 
 
 def test_what_cannot_be_compared(arm):

@@ -32,7 +32,7 @@ def write(path, value):
   return path
 
 
-def write_run(folder, sets, **settings):
+def write_run(folder, sets, controls=None, **settings):
   """Writes the two files of a finished run; returns its folder."""
   kept = evaluation(sets, **settings)
   write(
@@ -46,6 +46,7 @@ def write_run(folder, sets, **settings):
       "trained": sets,
       "documents": kept["documents"],
       "metric": kept["metric"],
+      "controls": controls or {},
     },
   )
   return folder

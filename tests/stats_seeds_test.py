@@ -141,6 +141,31 @@ def test_seeds_with_questions_of_their_own():
   assert (sure.low, sure.high) == pytest.approx(stats.wilson(90, 90))
 
 
+def test_spread_of_seeds_with_questions_of_their_own():
+  # Means 3/4 and 1/4: variance 1/8. Each seed's questions are a Bernoulli's
+  # with squares 3/4, so a mean's variance is 3/4 / 4 * 4/3 / 4 = 1/16.
+  rows = list(_SCORE)
+  sd, share = stats_seeds.nested_spread(rows, [None] * 2)
+  assert sd == stats_seeds.decompose(_SCORE).seed_sd
+  assert share == pytest.approx(1 - (1 / 16) / (1 / 8))
+  # Questions in pairs about a document: {1, 1 | 0, 1} and {1, 0 | 0, 0} are
+  # off their means by +-1/2, squares 1/2, times 2 over 16 is 1/16 as well.
+  _, share = stats_seeds.nested_spread(rows, [[0, 0, 1, 1]] * 2)
+  assert share == pytest.approx(1 / 2)
+  assert stats_seeds.nested_spread(rows, [np.zeros(4)] * 2) == (sd, None)
+  alike, share = stats_seeds.nested_spread([rows[0], rows[0]], [None] * 2)
+  assert (alike.value, share) == (0, None)
+  # Seeds that do not differ have a small share, those that do a large one.
+  rng = np.random.default_rng(5)
+  shares = {}
+  for spread in (0.0, 0.2):
+    p_S = 0.5 + spread * rng.choice([-1, 1], 40)
+    _, shares[spread] = stats_seeds.nested_spread(
+      [(rng.random(200) < p).astype(float) for p in p_S], [None] * 40
+    )
+  assert shares[0.0] < 0.4 and shares[0.2] > 0.95
+
+
 def test_one_document_says_only_what_seeds_change():
   found = stats_seeds.decompose(_SCORE, np.zeros(4))
   assert (found.both.low, found.both.high) == (0.0, 1.0)

@@ -83,7 +83,11 @@ def test_seeds_of_an_arm_are_named_with_commas(tmp_path):
   assert row["verdict"] == "better" and row["seeds"] == 4
   assert (row["n"], row["documents"]) == (200, 50)
   assert "other seeds" not in found["sentence"]
-  assert "on x1: another seed changes 0." in versus.caption(found)
+  out = io.StringIO()
+  versus.print_table(found, rich.console.Console(file=out, width=250))
+  sd = found["accuracy"]["x1"][arms[0]]["between_seeds"]["sd"]
+  assert f"{sd:.3f} [" in out.getvalue().split("what stands behind")[1]
+  assert "last window" not in out.getvalue()  # no control is known
 
 
 def test_too_few_documents_are_named(tmp_path):
