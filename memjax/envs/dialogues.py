@@ -89,9 +89,13 @@ class Dialogues:
         f"stamps, {self.sessions * max(self.scales)} are asked for"
       )
 
+  def rng(self, *path: int) -> np.random.Generator:
+    """Where worlds and questions are drawn from; a subclass may change it."""
+    return np.random.default_rng([self.seed, *path])
+
   def world(self, split: str, index: int, scale: int = 1) -> homes.World:
     """Conversation `index` of a split."""
-    rng = np.random.default_rng([self.seed, SPLITS[split], scale, index])
+    rng = self.rng(SPLITS[split], scale, index)
     people = [
       homes.NAMES[i] for i in rng.permutation(len(homes.NAMES))[: self.people]
     ]
@@ -182,7 +186,7 @@ class Dialogues:
     for attempt in range(1000):
       number = index * 1000 + attempt
       world = self.world(split, number, scale)
-      rng = np.random.default_rng([self.seed, 9, SPLITS[split], scale, number])
+      rng = self.rng(9, SPLITS[split], scale, number)
       first = self._ask(rng, world, wanted)
       if first is not None:
         break

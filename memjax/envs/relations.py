@@ -44,13 +44,15 @@ class Relations(facts.Facts):
   two_hops: float = 0.5
   links: float = 0.3
 
+  def rng(self, *path: int) -> np.random.Generator:
+    """Where an example is drawn from; a subclass may draw from elsewhere."""
+    return np.random.default_rng([self.seed, *path])
+
   def example(
     self, split: str, index: int, scale: int = 1
   ) -> example_lib.Example:
     """Example `index` of a split, with `scale` times as many chunks."""
-    rng = np.random.default_rng(
-      [self.seed, facts.SPLITS[split], scale, index, 2]
-    )
+    rng = self.rng(facts.SPLITS[split], scale, index, 2)
     words = self.chunks * self.chunk_tokens * scale - int(rng.integers(0, 5))
     count = lambda: 1 + int(rng.choice(len(self.mentions), p=self.mentions))
     people = rng.permutation(len(NAMES))
