@@ -61,6 +61,8 @@ _HASHES = {
   "hops_2": "fa19fb152d67",
   "hops_3": "caa6755aaf40",
   "hops_4": "26fe6e793afa",
+  "relations": "909a20fe914e",
+  "dialogues": "bc5a224e3e10",
 }
 
 
@@ -77,6 +79,19 @@ def _made(name, count, length=0, seed=0, first=0):
 @pytest.mark.parametrize("name", [*_HASHES])
 def test_the_same_bytes_anywhere(name):
   assert example_lib.fingerprint(_made(name, 2, 1024))[:12] == _HASHES[name]
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_nothing_is_drawn_from_numpy(name, monkeypatch):
+  """Whose numbers may be others in another version."""
+
+  def refuse(*args, **kwargs):
+    raise AssertionError("numpy.random was asked")
+
+  for method in np.random.__all__:
+    monkeypatch.setattr(np.random, method, refuse)
+  (example,) = _made(name, 1)
+  assert example.context
 
 
 @pytest.mark.parametrize("name", _NAMES)

@@ -7,11 +7,11 @@
                 kim?   bern      when-kim?   s2
 
 The worlds are those of their modules at their usual size, to the word; only
-what stands around them grows with the length. They draw from numpy.random, so
-that their bytes are those of one version of numpy. Worlds of `relations` are
-taken so that the last, the first and the most frequent city are each the answer
-once in twelve times, as a guess is; those of `dialogues` so that every session
-is as likely to be asked for as any other.
+what stands around them grows with the length, and they are drawn from the
+suite's counter instead of numpy. Worlds of `relations` are taken so that the
+last, the first and the most frequent city are each the answer once in twelve
+times, as a guess is; those of `dialogues` so that every session is as likely to
+be asked for as any other.
 """
 
 import re
@@ -21,6 +21,7 @@ from memjax.envs import homes
 from memjax.envs import relations
 from memjax.envs.suite import cheats
 from memjax.envs.suite import draft
+from memjax.envs.suite import generator
 from memjax.envs.suite import philox
 
 # Words of a line of `relations`.
@@ -56,6 +57,24 @@ def tokens(text: str) -> int:
   return sum(_TOKENS.get(x, 1) for x in _PIECE.findall(f" {text}"))
 
 
+class _Relations(relations.Relations):
+  """Drawn from the suite's counter."""
+
+  def rng(self, *path: int) -> generator.Generator:
+    return generator.Generator(
+      philox.Stream("relations", "world", self.seed, *path)
+    )
+
+
+class _Dialogues(dialogues.Dialogues):
+  """Drawn from the suite's counter."""
+
+  def rng(self, *path: int) -> generator.Generator:
+    return generator.Generator(
+      philox.Stream("dialogues", "world", self.seed, *path)
+    )
+
+
 def _cities(question: str, text: str) -> list[str]:
   return re.findall(r"=([a-z]+)", text)
 
@@ -65,7 +84,7 @@ _CITIES = dict(cheats.of_values(_cities))
 
 def _relations(stream: philox.Stream, length: int) -> draft.Draft:
   seed, _, _, split, index = stream.path
-  env = relations.Relations(seed=seed)
+  env = _Relations(seed=seed)
   right = {x: not stream.integer(len(relations.CITIES)) for x in cheats.RULES}
   for attempt in range(_ATTEMPTS):
     world = env.example(split, index * _ATTEMPTS + attempt)
@@ -104,7 +123,7 @@ def _guess_city(question: str, stream: philox.Stream) -> str:
 
 def _dialogues(stream: philox.Stream, length: int) -> draft.Draft:
   seed, _, _, split, index = stream.path
-  env = dialogues.Dialogues(seed=seed)
+  env = _Dialogues(seed=seed)
   kinds = len(env.kinds)
   # Which session it was is drawn: recent ones would be likelier.
   session = f"s{1 + stream.integer(env.sessions)}"
