@@ -18,6 +18,7 @@ from typing import Any
 from absl import logging
 
 from memjax import calibration
+from memjax import correction
 from memjax import judge as judge_lib
 from memjax import rewards
 from memjax.envs import example as example_lib
@@ -179,7 +180,7 @@ class Judged:
       return {**found, "prompts": sorted(self.by.prompts)[1:]}
     corrected = {
       side: {
-        name: calibration.corrected(cell, self.rates)
+        name: correction.corrected(cell, self.rates)
         for name, cell in of_side.items()
       }
       for side, of_side in cells.items()
