@@ -44,7 +44,8 @@ from memjax.envs.suite import env as suite
 
 # An environment has train_examples, eval_sets, reward, metric and label. It may
 # have rewards and metrics, too, which take many answers at once; files, {name:
-# SHA-256} of what it read; judge_view, judge_prompts, judge_name (`judged`).
+# SHA-256} of what it read; judge_view, judge_prompts, judge_cases, judge_name
+# (`judged`).
 ENVS = {
   "facts": facts.Facts,
   "relations": relations.Relations,

@@ -47,7 +47,18 @@ def wrap(config: ml_collections.ConfigDict, env: Any) -> Any:
       raise ValueError(
         f"config.judge.{key}={cfg[key]}: expected a share from 0 to 1"
       )
-  calibration.cases(cfg.examples, cfg.seed)
+  # A prompt of the user's own is for all questions.
+  prompts = {} if cfg.prompt else getattr(env, "judge_prompts", {})
+  draws = getattr(env, "judge_cases", {}) if prompts else {}
+  if lacking := sorted(set(prompts) - set(draws)):
+    raise ValueError(
+      f"config.data.name={config.data.name!r} brings a prompt "
+      f"{lacking[0]!r} for its judge but no answers to try a judge on with it: "
+      "add them to the environment's judge_cases, or name a prompt of your own "
+      "in config.judge.prompt"
+    )
+  for draw in draws.values() or [calibration.cases]:
+    draw(cfg.examples, cfg.seed)
   if cfg.path:
     backend = judge_model.Checkpoint(
       cfg.path, config.model.dtype, cfg.batch_size
@@ -62,8 +73,7 @@ def wrap(config: ml_collections.ConfigDict, env: Any) -> Any:
       judge.load_prompt(cfg.prompt),
       cfg.price_in,
       cfg.price_out,
-      # A prompt of the user's own is for all questions.
-      {} if cfg.prompt else getattr(env, "judge_prompts", {}),
+      prompts,
     ),
     uses,
     cfg.examples,

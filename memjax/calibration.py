@@ -6,11 +6,17 @@ with another value ("other value"), the topic without an answer ("vague"), the
 right value and another one to choose from ("hedged"), half of what was asked
 for ("incomplete"). Who accepts the latter scores anything that sounds right.
 
+These are for the general prompt. Who judges by other rules must be asked about
+answers of which those rules say which are right: an environment that brings its
+own prompts brings such answers, too (`judged`), which `draw` draws.
+
 The rates are of these answers, in plain English. They say what a judge does to
 yours as far as yours resemble them.
 """
 
 import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +28,10 @@ from memjax import scores
 _RIGHT = {"verbatim": 0.25, "paraphrase": 0.75}
 _WRONG = {"other value": 0.4, "vague": 0.25, "hedged": 0.2, "incomplete": 0.15}
 
-_NAMES = (
+# So many draws in a row without a new answer: there is none left.
+_REPEATED = 10_000
+
+NAMES = (
   "Amina Bruno Chiara Dmitri Elif Farid Greta Hiro Ines Jamal Kaja Luis Mara "
   "Nadia Omar Petra Quentin Rosa Stefan Tove Usha Viktor Wanda Yusuf"
 ).split()
@@ -208,7 +217,25 @@ _PLAIN = tuple(t for t in _TEMPLATES if not t.halves)
 
 
 def cases(n: int, seed: int) -> list[Case]:
-  """n different answers, half of them right; a function of n and seed.
+  """n different answers to be judged by the general prompt: see `draw`."""
+  return draw(n, seed, _RIGHT, _WRONG, item)
+
+
+def draw(
+  n: int,
+  seed: int,
+  right: Mapping[str, float],
+  wrong: Mapping[str, float],
+  make: Callable[[str, np.random.Generator], judge.Item],
+) -> list[Case]:
+  """n different answers, half of them right; a function of what is given.
+
+  Args:
+    n: how many.
+    seed: of all draws.
+    right: {kind: share of the right ones}.
+    wrong: the same of the wrong ones.
+    make: (kind, random numbers) -> what is judged.
 
   Raises:
     ValueError: n is odd, or so small that a kind would be missing, or so large
@@ -220,21 +247,28 @@ def cases(n: int, seed: int) -> list[Case]:
     )
   rng = np.random.default_rng([seed, 0])
   found: dict[judge.Item, Case] = {}
-  for truth, shares in ((True, _RIGHT), (False, _WRONG)):
+  for truth, shares in ((True, right), (False, wrong)):
     ends = np.round(np.cumsum(list(shares.values())) * n / 2).astype(int)
     first = len(found)
     for kind, end in zip(shares, ends):
+      repeated = 0
       while len(found) - first < end:
-        item = _item(kind, rng)
-        found.setdefault(item, Case(item, kind, truth))
+        made, before = make(kind, rng), len(found)
+        found.setdefault(made, Case(made, kind, truth))
+        repeated = repeated + 1 if len(found) == before else 0
+        if repeated > _REPEATED:
+          raise ValueError(
+            f"config.judge.examples={n}: there are not as many different "
+            f"answers of kind {kind!r}: take fewer"
+          )
   return list(found.values())
 
 
-def _item(kind: str, rng: np.random.Generator) -> judge.Item:
-  """A question with an answer of a kind."""
+def item(kind: str, rng: np.random.Generator) -> judge.Item:
+  """A question with an answer of a kind that `cases` has."""
   pick = lambda options: options[int(rng.integers(len(options)))]
   pool = {"incomplete": _PAIRED, "hedged": _PLAIN}.get(kind, _TEMPLATES)
-  template, name = pick(pool), pick(_NAMES)
+  template, name = pick(pool), pick(NAMES)
   i, j = rng.choice(len(template.values), 2, replace=False)
   value, other = template.values[i], template.values[j]
   forms, wrongs = value, other
@@ -267,8 +301,19 @@ def _item(kind: str, rng: np.random.Generator) -> judge.Item:
   return judge.Item(question, (forms[0],), given)
 
 
-def measure(by: judge.Judge, n: int, seed: int) -> dict[str, Any]:
-  """Asks a judge about `cases(n, seed)`.
+def measure(
+  by: judge.Judge,
+  n: int,
+  seed: int,
+  draw_cases: Callable[[int, int], list[Case]] = cases,
+) -> dict[str, Any]:
+  """Asks a judge about generated answers.
+
+  Args:
+    by: the judge.
+    n: how many answers.
+    seed: of these.
+    draw_cases: (n, seed) -> the answers; they name the prompt that they take.
 
   Returns:
     {"false_accept": {"rate", "low", "high", "n"} of the wrong answers,
@@ -278,7 +323,7 @@ def measure(by: judge.Judge, n: int, seed: int) -> dict[str, Any]:
   Raises:
     JudgeError: an answer was not judged.
   """
-  asked = cases(n, seed)
+  asked = draw_cases(n, seed)
   accepted = np.array(by.verdicts([case.item for case in asked]))
   truth = np.array([case.truth for case in asked])
   kinds: dict[str, dict[str, int]] = {}

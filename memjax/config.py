@@ -134,7 +134,8 @@ def default() -> ml_collections.ConfigDict:
         "key_env": "OPENAI_API_KEY",
         "prompt": "",  # a text file with {question}, {answers}, {given}
         "cache": "runs/judge.sqlite",  # its verdicts, for all runs
-        # What is asked before it is used: generated answers of known truth.
+        # What is asked before it is used, by each prompt: generated answers of
+        # known truth.
         "examples": 400,  # half of them right, half wrong but on the topic
         "seed": 0,  # of these
         # What it may err on them. A wrong answer that is accepted is what a

@@ -73,7 +73,9 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     summary["published"] = run.config.published.to_dict()
   if run.judged:
     summary["judge"] = run.judged.summary(
-      {side: found["sets"], **controls}, {side: found["verified"]}
+      {side: found["sets"], **controls},
+      {side: found["verified"]},
+      {side: found["scores"], **by_control},
     )
   if "x1" in found["sets"]:
     summary["train_chunks"] = run.config.agent.max_chunks

@@ -139,7 +139,8 @@ def _judge(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
   """The judge that gave a run's scores, as it describes itself."""
   if not found or "metric" not in found["uses"]:
     return None
-  return {key: found[key] for key in (*_JUDGE, "uses", "rates", "limits")}
+  keys = (*_JUDGE, "uses", "rates", "limits", "prompts")  # may have no prompts
+  return {key: found[key] for key in keys if key in found}
 
 
 def common_sets(results: Sequence[Result]) -> list[str]:

@@ -340,6 +340,7 @@ def _finish(
     summary["judge"] = run.judged.summary(
       {"base": base["sets"], "trained": trained["sets"], **controls},
       {"base": base["verified"], "trained": trained["verified"]},
+      {"base": base["scores"], "trained": trained["scores"], **by_control},
     )
   rollouts = [
     {**after, "before": before["rollout"], "after": after["rollout"]}

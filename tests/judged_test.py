@@ -182,7 +182,7 @@ def test_a_poor_judge_is_refused(verdict, message):
   assert env.reward(example, example.answers[0]) == 1  # which it does not give
   _, env = _judged(("metric",), say=_always(verdict), allow_poor=True)
   assert env.metric(example, "oslo") == verdict
-  found = env.summary({"base": {"x1": {"accuracy": 0.5, "n": 10}}}, {})
+  found = env.summary({"base": {"x1": {"accuracy": 0.5, "n": 10}}}, {}, {})
   assert found["corrected"] == {"base": {"x1": None}}  # it tells nothing apart
   assert "beyond the limit: false" in judged.describe(found)
 
@@ -305,7 +305,7 @@ def test_a_report_of_a_judge_that_tells_nothing_apart(tmp_path):
   _, env = _judged(("metric",), say=_always(True), allow_poor=True)
   cell = {"accuracy": 0.5, "low": 0.2, "high": 0.8, "n": 10}
   sides = {"base": {"x1": cell}, "trained": {"x1": cell}}
-  summary = {"config": "c", **sides, "judge": env.summary(sides, sides)}
+  summary = {"config": "c", **sides, "judge": env.summary(sides, sides, {})}
   table = io.StringIO()
   report.print_table(summary, rich.console.Console(file=table, width=120))
   rows = [" ".join(line.split()) for line in table.getvalue().splitlines()]
@@ -321,7 +321,7 @@ def test_a_report_of_a_judge_that_tells_nothing_apart(tmp_path):
 
 def test_arms_are_compared_under_one_judge(tmp_path):
   _, env = _judged(("metric",))
-  said = env.summary({}, {})
+  said = env.summary({}, {}, {})
   other = {**said, "prompt_sha256": "0" * 64}
 
   def write(name, judged_by):

@@ -5,6 +5,7 @@ Files are in the published shape with texts of our own, see
 """
 
 import dataclasses
+import io
 import json
 import tracemalloc
 import types
@@ -12,13 +13,17 @@ import types
 import longmemeval_file_test
 import ml_collections
 import pytest
+import rich.console
 
 from memjax import build
 from memjax import build_judge
 from memjax import config as config_lib
+from memjax import correction
 from memjax import judge
 from memjax import judge_cache
 from memjax import judged
+from memjax import report
+from memjax import results
 from memjax import train
 from memjax.envs import example as example_lib
 from memjax.envs import longmemeval
@@ -154,23 +159,25 @@ def test_unknown_verifiers_are_refused(path):
 
 
 class _Backend:
-  """Says CORRECT; remembers what it was asked."""
+  """Says what a function of a prompt says, or CORRECT; remembers prompts."""
 
   name, settings = "fake", {}
 
-  def __init__(self):
-    self.prompts, self.counts = [], judge.Counts()
+  def __init__(self, say=lambda prompt: True):
+    self.say, self.prompts, self.counts = say, [], judge.Counts()
 
   def ask(self, prompts):
     self.prompts += prompts
-    for i, _ in enumerate(prompts):
-      yield i, judge_cache.Verdict(True, judge.REPLIES[True], "fake-1")
+    for i, prompt in enumerate(prompts):
+      verdict = self.say(prompt)
+      yield i, judge_cache.Verdict(verdict, judge.REPLIES[verdict], "fake-1")
 
 
-def _judged(env, prompts):
-  backend = _Backend()
+def _judged(env, prompts, say=lambda prompt: True, allow_poor=True):
+  backend = _Backend(say)
   by = judge.Judge(backend, judge_cache.Cache(":memory:"), prompts=prompts)
-  env = judged.Judged(env, by, ("metric",), 40, 0, {}, allow_poor=True)
+  limits = {"false_accept": 0.05, "false_reject": 0.1}
+  env = judged.Judged(env, by, ("metric",), 40, 0, limits, allow_poor)
   return backend, env
 
 
@@ -179,6 +186,7 @@ def test_each_type_has_the_rules_of_the_published_judge(path):
   backend, env = _judged(env, env.judge_prompts)
   assert env.metric_name == "longmemeval_judge"
   assert env.metrics(examples, ["given"] * 7) == [1] * 7
+  asked_last = backend.prompts[-7:]  # after the answers of known truth
   kinds = "plain plain preference plain update temporal abstention".split()
   marks = {
     "plain": "has only a part",
@@ -187,7 +195,7 @@ def test_each_type_has_the_rules_of_the_published_judge(path):
     "temporal": "off by one",
     "abstention": "cannot be answered",
   }
-  for kind, example, asked in zip(kinds, examples, backend.prompts):
+  for kind, example, asked in zip(kinds, examples, asked_last):
     assert marks[kind] in asked, kind
     for other in set(marks) - {kind}:
       # What is true of all dates is true of numbers of days.
@@ -226,17 +234,116 @@ def test_a_prompt_without_a_slot_is_refused():
     judge.Judge(_Backend(), cache, prompts={"x": "{question} {answers}"})
 
 
-def test_the_summary_says_what_the_rates_are_of(path):
-  """They are of the general prompt: scores cannot be corrected by them."""
+def _oracle(env, wrong=()):
+  """Right about the answers of known truth, but for those of some prompts."""
+  by = judge.Judge(
+    _Backend(), judge_cache.Cache(":memory:"), prompts=env.judge_prompts
+  )
+  truth = {
+    by._fill(case.item): case.truth != (case.item.kind in wrong)
+    for draw in env.judge_cases.values()
+    for case in draw(40, 0)
+  }
+  return lambda prompt: truth.get(prompt, '"yes"' in prompt)
+
+
+def test_each_prompt_is_tried_on_answers_of_its_own(path):
   env, examples = _examples(path)
-  _, env = _judged(env, env.judge_prompts)
-  env.metrics(examples, ["given"] * 7)
-  cells = {"base": {"s": {"accuracy": 1.0, "low": 0.5, "high": 1.0, "n": 7}}}
-  found = env.summary(cells, cells)
-  assert "corrected" not in found and found["verified"] == cells
+  backend, own = _judged(env, env.judge_prompts, _oracle(env))
+  own.metrics(examples, ["yes"] * 7)
+  assert set(own.rates) == set(longmemeval_prompts.PROMPTS)
+  for kind, rates in own.rates.items():
+    for error in ("false_accept", "false_reject"):
+      assert (rates[error]["rate"], rates[error]["n"]) == (0, 20), kind
+  assert len(backend.prompts) == 5 * 40 + 7
+  general = judge.PROMPT.split("\n")[0]
+  assert not any(asked.startswith(general) for asked in backend.prompts)
+  # The general prompt has the general answers, as before.
+  backend, plain = _judged(env, {})
+  plain.metrics(examples, ["yes"] * 7)
+  assert set(plain.rates) == {""} and len(backend.prompts) == 40 + 7
+
+
+def test_a_judge_that_errs_with_one_prompt_is_refused(path):
+  env, examples = _examples(path)
+  say = _oracle(env, wrong=("update",))
+  _, own = _judged(env, env.judge_prompts, say, allow_poor=False)
+  with pytest.raises(
+    ValueError, match="judge fake, by the prompt 'update', accepts 1.000"
+  ):
+    own.metrics(examples, ["yes"] * 7)
+
+
+def test_scores_are_corrected_by_the_prompts_that_gave_them(path):
+  """The judge accepts all answers to preferences: they say nothing."""
+  env, examples = _examples(path)
+  say = _oracle(env)
+  accepts = lambda prompt: "rubric" in prompt and "plan" in prompt
+  _, env = _judged(env, env.judge_prompts, lambda x: accepts(x) or say(x))
+  texts = ["yes"] * 4 + ["no"] * 3
+  score_N = env.metrics(examples, texts)
+  assert score_N == [1, 1, 1, 1, 0, 0, 0]
+  cell = {"accuracy": 4 / 7, "low": 0.2, "high": 0.9, "n": 7}
+  cells = {"base": {path.stem: cell, "mean": cell}}
+  found = env.summary(cells, cells, {"base": {path.stem: score_N}})
+  assert found["verified"] == cells and found["verifier"] == "f1"
   assert found["prompts"] == sorted(longmemeval_prompts.PROMPTS)
-  assert found["verifier"] == "f1"
-  assert "scores are by the data's own" in judged.describe(found)
+  accept = found["rates"]["preference"]["false_accept"]["rate"]
+  assert 0 < accept < 1
+  assert found["rates"]["plain"]["false_accept"]["rate"] == 0
+  right = found["corrected"]["base"]
+  assert list(right) == [path.stem]  # the mean's questions are not known
+  parts = {
+    "plain": {"accuracy": 1, "n": 3},
+    "preference": {"accuracy": 1, "n": 1},
+    "update": {"accuracy": 0, "n": 1},
+    "temporal": {"accuracy": 0, "n": 1},
+    "abstention": {"accuracy": 0, "n": 1},
+  }
+  assert right[path.stem] == correction.pooled(cell, parts, found["rates"])
+  said = judged.describe(found)
+  assert "by the judge fake, prompts " in said
+  assert "by 'abstention' accepts 0.000 [0.000, 0.161] of 20 wrong" in said
+  assert f"by 'preference' accepts {accept:.3f}" in said
+  assert said.count("(beyond the limit: false accept)") == 1
+  # So say the table and what compares runs.
+  table = io.StringIO()
+  summary = {"config": "c", **cells, "judge": json.loads(json.dumps(found))}
+  report.print_table(summary, rich.console.Console(file=table, width=300))
+  table = " ".join(table.getvalue().split())
+  assert "base, corrected for the judge" in table
+  assert f"by 'preference' accepts {accept:.3f}" in table
+  assert judged.describe(results._judge(found)) == said
+
+
+def test_a_score_is_lowered_where_a_prompt_accepts_what_is_wrong(path):
+  """Of two sets of questions the same judge errs about one alone."""
+  env, examples = _examples(path)
+  say = _oracle(env)
+  accepts = lambda prompt: "rubric" in prompt and "plan" in prompt
+  _, env = _judged(env, env.judge_prompts, lambda x: accepts(x) or say(x))
+  score_N = [0, 0, 1, 0, 0, 0, 0]
+  cell = {"accuracy": 1 / 7, "n": 7}
+  correct = lambda score_N: env.summary(
+    {"base": {path.stem: cell}}, {}, {"base": {path.stem: score_N}}
+  )["corrected"]["base"][path.stem]["accuracy"]
+  assert correct(score_N) == pytest.approx(1 / 7)  # p = 1 of that one
+  accept = env.rates["preference"]["false_accept"]["rate"]
+  # None accepted, so p = -f / (1 - f) of it: uncut, but the whole is cut.
+  other = [1, 0, 0, 0, 0, 0, 0]
+  assert correct(other) == pytest.approx((1 - accept / (1 - accept)) / 7)
+
+
+def test_prompts_without_answers_to_try_them_on_are_refused(path):
+  env, _ = _examples(path)
+  object.__setattr__(env, "judge_cases", {"plain": env.judge_cases["plain"]})
+  config = config_lib.default()
+  config.judge.update(url="http://127.0.0.1:9/v1", model="m", metric=True)
+  with pytest.raises(ValueError, match="brings a prompt 'abstention' for its"):
+    build_judge.wrap(config, env)
+  config.judge.examples = 41
+  with pytest.raises(ValueError, match="config.judge.examples=41: expected an"):
+    build_judge.wrap(config, longmemeval.make(str(path)))
 
 
 def test_the_config_brings_the_prompts(path, tmp_path):

@@ -11,9 +11,11 @@ which it is asked, as in the official prompt; each turn is a line `user: ...` or
 
 The published score is a judge's, see `longmemeval_prompts`:
 `config.judge.metric=True` and a model, and the metric is called
-"longmemeval_judge". Without a judge it is token F1 (Memory-R1's) or another of
-`rewards.METRICS`, which say little about preferences and abstention, where the
-file's "answer" is a rubric or an explanation.
+"longmemeval_judge". The judge is tried with each prompt on answers of
+`longmemeval_cases`, and scores are corrected by what it errs with each. Without
+a judge it is token F1 (Memory-R1's) or another of `rewards.METRICS`, which say
+little about preferences and abstention, where the file's "answer" is a rubric
+or an explanation.
 """
 
 import collections
@@ -24,6 +26,7 @@ import pathlib
 from memjax.envs import benchmark
 from memjax.envs import example as example_lib
 from memjax.envs import files as files_lib
+from memjax.envs import longmemeval_cases
 from memjax.envs import longmemeval_file
 from memjax.envs import longmemeval_prompts
 
@@ -34,6 +37,7 @@ class LongMemEval(benchmark.Benchmark):
   name = "longmemeval"
   judge_name = "longmemeval_judge"
   judge_prompts = longmemeval_prompts.PROMPTS
+  judge_cases = longmemeval_cases.CASES
 
   def judge_view(self, example: example_lib.Example) -> tuple[str, str]:
     """(the question without its date, which of the prompts it takes)."""
