@@ -42,6 +42,21 @@ def test_contexts_hold_the_question_s_own_documents():
     assert (record["input"], record["answers"]) == (f"q{i}", [f"a{i}"])
 
 
+def test_gold_documents_are_those_that_answer():
+  """As the context has them and in its order; none where none are known."""
+  items = _items(5, own=4)
+  for item in items[:4]:
+    item["supporting"] = (item["documents"][2][0].upper(),)
+  items[0]["supporting"] = ("t0.3", "t0.1")
+  records = hotpotqa.build(items, 9, seed=0)
+  for i, record in enumerate(records[:4]):
+    parts, gold = record["context"].split("\n\n"), record["gold_documents"]
+    assert gold == [part for part in parts if part in gold]
+    texts = {0: {"text 0.1", "text 0.3"}}.get(i, {f"text {i}.2"})
+    assert {part.split("\n")[2] for part in gold} == texts
+  assert "gold_documents" not in records[4]
+
+
 def test_each_question_has_a_shuffle_of_its_own():
   records = hotpotqa.build(_items(6), 12, seed=0)
   places = [
@@ -124,6 +139,14 @@ _RECORD = {"question": "q", "answer": "a", "context": [["t", ["s"]]]}
       {"context": {"title": "t", "sentences": [["s"]]}},
       "record 2: title and sentences of context are str and list",
     ),
+    ({"supporting_facts": []}, r"record 2: supporting_facts is \[\], expected"),
+    ({"supporting_facts": {"a": 1}}, "supporting_facts is {'a': 1}, expected"),
+    ({"supporting_facts": "t"}, "supporting_facts is 't', expected"),
+    (
+      {"supporting_facts": [["t", 0], ["u", 1]]},
+      "record 2: supporting_facts names 'u', which is none of the 1 paragraphs",
+    ),
+    ({"supporting_facts": [[3, 0]]}, "supporting_facts names 3, which is none"),
   ],
 )
 def test_a_malformed_record_is_named(tmp_path, change, message):
@@ -187,6 +210,16 @@ def test_both_layouts(data_dir, name):
   assert len(items) == 100
   assert all(len(item["documents"]) >= 2 for item in items)
   assert all(title and text for i in items for title, text in i["documents"])
+  # HotpotQA's questions have two paragraphs that answer them, by which an
+  # answer that is no yes or no can be told.
+  gold = [x["gold_documents"] for x in hotpotqa.build(items, 50, seed=0)]
+  assert {len(texts) for texts in gold} == {2}
+  told = [
+    item["answer"].lower() in " ".join(texts).lower()
+    for item, texts in zip(items, gold)
+    if item["answer"] not in ("yes", "no")
+  ]
+  assert np.mean(told) > 0.97
 
 
 def test_the_command_line(data_dir, tmp_path):
@@ -198,6 +231,9 @@ def test_the_command_line(data_dir, tmp_path):
   examples = long_context.load(output)
   assert len(examples) == 7
   assert examples[0].context.count("Document ") >= 50
+  for example in examples:
+    oracle = example.meta["oracle"]
+    assert len(oracle) == 2 and all(x in example.context for x in oracle)
   assert json.loads(output.read_text())[3]["num_docs"] == 50
   before = output.read_bytes()
   failed = subprocess.run(

@@ -108,10 +108,24 @@ def test_meta_keeps_plain_fields(tmp_path):
   }
 
 
+def test_gold_documents_are_the_oracle(tmp_path):
+  path = _json(tmp_path / "a.json", [{**_GOOD, "gold_documents": ["a", "b"]}])
+  (example,) = long_context.load(path)
+  assert example.meta == {"oracle": ("a\n", "b\n")}
+  rows = [{**_GOOD, "gold_documents": x} for x in (["a"], None)]
+  path = tmp_path / "a.parquet"
+  datasets.Dataset.from_list(rows).to_parquet(str(path))
+  first, second = long_context.load(path)
+  assert first.meta == {"oracle": ("a\n",)} and second.meta == {}
+
+
 @pytest.mark.parametrize(
   "record, message",
   [
     ({"context": "c", "input": "q"}, "record 2: no field 'answers'"),
+    ({**_GOOD, "gold_documents": []}, r"record 2: gold_documents is \[\], exp"),
+    ({**_GOOD, "gold_documents": ["a", " "]}, "gold_documents is .*at least"),
+    ({**_GOOD, "gold_documents": "a"}, "field 'gold_documents' is 'a', exp"),
     ({"input": "q", "answers": ["a"]}, "record 2: no field 'context'"),
     ({**_GOOD, "context": 3}, "record 2: field 'context' is 3, expected str"),
     ({**_GOOD, "answers": []}, "record 2: the answers are"),

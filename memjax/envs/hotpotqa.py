@@ -7,6 +7,8 @@ Each question keeps its own paragraphs (two that answer it, eight that
 distract); paragraphs of other questions are added up to N, and all are shuffled
 with random numbers of the question's own: with one order for all, a model could
 learn where to look. Added paragraphs at N are also among those at any larger N.
+Where the file has supporting facts, the paragraphs that they are from are
+repeated in "gold_documents": what `long_context` offers as an oracle.
 HotpotQA: arXiv 1809.09600, CC BY-SA 4.0.
 """
 
@@ -40,10 +42,12 @@ def load(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads either layout: [title, sentences] pairs, or a dict of lists.
 
   Returns:
-    One dict for each question: question, answer, documents [(title, text)].
+    One dict for each question: question, answer, documents [(title, text)],
+    supporting (titles of those that answer it; empty if the file has none).
 
   Raises:
-    ValueError: not such a file, or a record without one of the fields.
+    ValueError: not such a file, a record without one of the fields, or with
+      supporting facts from elsewhere.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -77,11 +81,41 @@ def _item(record: Any, where: str) -> dict[str, Any]:
         f"{where}: field {field!r} is {value!r:.60}, expected a text that is "
         "not empty"
       )
+  documents = _documents(record["context"], where)
   return {
     "question": record["question"],
     "answer": record["answer"],
-    "documents": _documents(record["context"], where),
+    "documents": documents,
+    "supporting": _supporting(record, documents, where),
   }
+
+
+def _supporting(
+  record: Mapping[str, Any], documents: Sequence[tuple[str, str]], where: str
+) -> tuple[str, ...]:
+  """Titles of the documents that supporting_facts names, each once."""
+  if "supporting_facts" not in record:
+    return ()
+  facts = record["supporting_facts"]
+  named = facts
+  if isinstance(facts, Mapping):
+    named = facts.get("title")
+  elif isinstance(facts, list):
+    named = [x[0] if isinstance(x, list) and x else x for x in facts]
+  if not isinstance(named, list) or not named:
+    raise ValueError(
+      f"{where}: supporting_facts is {facts!r:.60}, expected a list of [title, "
+      "sentence] that is not empty, or a dict with one of title"
+    )
+  known = {key(title) for title, _ in documents}
+  for title in named:
+    if not isinstance(title, str) or key(title) not in known:
+      raise ValueError(
+        f"{where}: supporting_facts names {title!r:.60}, which is none of the "
+        f"{len(documents)} paragraphs of context: take HotpotQA's distractor "
+        "file, or remove the field supporting_facts"
+      )
+  return tuple(dict.fromkeys(named))
 
 
 def _documents(context: Any, where: str) -> list[tuple[str, str]]:
@@ -150,7 +184,9 @@ def build(
       from all of them anyway.
 
   Returns:
-    {"context", "input", "answers", "num_docs", "index"} for each question.
+    {"context", "input", "answers", "num_docs", "index"} for each question, and
+    "gold_documents", in the order of the context, where an item has supporting
+    ones.
 
   Raises:
     ValueError: a question has more documents of its own than that, or there are
@@ -177,18 +213,23 @@ def build(
     added = itertools.islice((k for k in drawn if k not in closed), wanted)
     documents = [*own, *(pool[key] for key in added)]
     documents = [documents[i] for i in rng.permutation(num_docs)]
-    records.append(
-      {
-        "index": index,
-        "input": item["question"],
-        "answers": [item["answer"]],
-        "context": "\n\n".join(
-          f"Document {number}:\n{title}\n{text}"
-          for number, (title, text) in enumerate(documents, start=1)
-        ),
-        "num_docs": num_docs,
-      }
-    )
+    told = [
+      f"Document {number}:\n{title}\n{text}"
+      for number, (title, text) in enumerate(documents, start=1)
+    ]
+    record = {
+      "index": index,
+      "input": item["question"],
+      "answers": [item["answer"]],
+      "context": "\n\n".join(told),
+      "num_docs": num_docs,
+    }
+    # No added document has a title of the question's own.
+    if gold := {key(title) for title in item.get("supporting", ())}:
+      record["gold_documents"] = [
+        text for text, (title, _) in zip(told, documents) if key(title) in gold
+      ]
+    records.append(record)
   return records
 
 

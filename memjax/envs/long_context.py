@@ -10,6 +10,9 @@ Layouts, told apart by the fields of each record:
     {"prompt": [{"role", "content"}], "context": str,
      "reward_model": {"ground_truth": [str]}}
 
+A record may have "gold_documents", a list of texts that are enough to answer,
+as `hotpotqa` writes it: the oracle memory of `controls`.
+
 A file is .json (a list), .jsonl (an object per line) or .parquet. No record is
 skipped: a malformed one is an error that names it.
 """
@@ -35,7 +38,8 @@ _MOST_SETS = 64  # ids are int32
 
 # Fields that are read, and "oracle", which means a memory to `evaluate`. What a
 # record has beside these is kept in `meta`, if it is of a plain type.
-_READ = ("context", "input", "prompt", "question", "answers", "outputs")
+_GOLD = "gold_documents"
+_READ = ("context", "input", "prompt", "question", "answers", "outputs", _GOLD)
 _NOT_META = (*_READ, "oracle")
 _PLAIN = (str, int, float, bool)
 
@@ -123,7 +127,20 @@ def _example(
     for name, value in known.items()
     if name not in _NOT_META and isinstance(value, _PLAIN)
   }
+  if record.get(_GOLD) is not None:  # as where a parquet row has none
+    meta["oracle"] = _gold(record, where)
   return example_lib.Example(id, question, context, tuple(answers), meta)
+
+
+def _gold(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
+  """The texts that are enough to answer, each on lines of its own."""
+  texts = _field(record, _GOLD, list, where)
+  if not texts or not all(isinstance(x, str) and x.strip() for x in texts):
+    raise ValueError(
+      f"{where}: {_GOLD} is {texts!r:.60}, expected at least one text and none "
+      "that is empty; or remove the field"
+    )
+  return tuple(f"{text}\n" for text in texts)
 
 
 def _field(record: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:

@@ -17,7 +17,8 @@ in the previous dialogs as well, have many an answer word for word.
 
 Published scores: ROUGE-L recall and a judge (MemGPT), F1, BLEU-1 and a judge
 (Memory-R1). The table by kind has all three of the former whatever
-`metric_name` is. The file marks no evidence, so there is no oracle.
+`metric_name` is. No field of a line says which session or turn an answer is
+from, so there is no oracle.
 """
 
 import collections
