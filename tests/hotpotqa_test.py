@@ -46,7 +46,9 @@ def test_gold_documents_are_those_that_answer():
   """As the context has them and in its order; none where none are known."""
   items = _items(5, own=4)
   for item in items[:4]:
-    item["supporting"] = (item["documents"][2][0].upper(),)
+    title, text = item["documents"][2]
+    item["documents"][2] = (title.upper(), text)
+    item["supporting"] = (title,)
   items[0]["supporting"] = ("t0.3", "t0.1")
   records = hotpotqa.build(items, 9, seed=0)
   for i, record in enumerate(records[:4]):
