@@ -53,7 +53,8 @@ What differs, and why:
 
 Hardware: one 80 GB device. Not run: there are no weights and no data here. The
 attention still materialises its scores, and 4B does not fit for its optimiser
-state alone. The data path is run in tests/reproduce_memfactory_test.py.
+state alone. The data path is run in tests/reproduce_memfactory_test.py, on
+generated records and on real questions that `memjax.envs.hotpotqa` packs.
 """
 
 import ml_collections
