@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import pathlib
+import runpy
 
 import ml_collections
 import pytest
@@ -199,3 +201,12 @@ def test_the_name_of_the_config(tmp_path):
   with config.unlocked():
     config.data = ml_collections.ConfigDict({"name": "msc", "path": path})
   assert len(build._env(config).eval_sets()["msc"]) == 1
+
+
+def test_the_config_names_its_test_sets():
+  root = pathlib.Path(__file__).resolve().parent.parent
+  make = runpy.run_path(str(root / "configs" / "test_sets.py"))["get_config"]
+  assert make("msc").data.name == "msc"
+  assert make().data.name == "longmemeval"
+  with pytest.raises(ValueError, match="'locomo': choose :longmemeval or :msc"):
+    make("locomo")

@@ -29,6 +29,9 @@ def test_the_last_home_wins(env):
     homes = _homes(example)
     assert example.answers == (homes[-1],)
     assert example.meta["stale"] == tuple(homes[:-1])
+    # One text that says it, not the letters of one.
+    (told,) = example.meta["oracle"]
+    assert example.question.split()[2] in told and homes[-1] in told
     assert example.meta["kind"] == (
       "updated" if len(homes) > 1 else "unchanged"
     )
