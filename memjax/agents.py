@@ -67,6 +67,9 @@ class Agent(tasks.Shape, Protocol):
     turn_ops: names of the model calls of a turn, in order.
     answer_ops: of a question; the last is "answer".
     trained: names of those that are trained.
+    group: rows next to each other that read the same chunks; they may share
+      the beginning of a prompt.
+    begins_alike: a group's prompts have a beginning that it could share.
     shares_state: the state does not depend on the question, so one reading of
       a context serves all its questions.
     budget: tokens that the state can hold, and those that an answer is shown.
@@ -81,6 +84,8 @@ class Agent(tasks.Shape, Protocol):
   turn_ops: tuple[str, ...]
   answer_ops: tuple[str, ...]
   trained: tuple[str, ...]
+  group: int
+  begins_alike: bool
   shares_state: bool
   budget: tuple[int, int]
   stop_ids: tuple[int, ...]
@@ -145,7 +150,7 @@ class Segment:
     choice: what a trained retriever chose these from (`retriever.Choice`).
   """
 
-  prompt: token_lib.Tokens
+  prompt: token_lib.Tokens | token_lib.Grouped
   response: sampling.Response
   result: token_lib.Tokens
   malformed: jax.Array
@@ -203,7 +208,7 @@ def call(
   agent: Agent,
   policies: Policies,
   op: str,
-  prompt: token_lib.Tokens,
+  prompt: token_lib.Tokens | token_lib.Grouped,
   key_B: jax.Array,
   temperature: jax.Array | float,
   active_B: jax.Array | None = None,

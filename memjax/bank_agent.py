@@ -51,6 +51,7 @@ class BankAgent:
     trained: which of the model calls are trained, "extract", "update",
       "select" and "answer".
     questions: asked about each context.
+    group: rows next to each other that read the same; 1 if it is not known.
   """
 
   model: qwen3.Config
@@ -73,6 +74,7 @@ class BankAgent:
   think_ids: tuple[int, int] | None
   trained: tuple[str, ...] = ()
   questions: int = 1
+  group: int = 1
 
   shares_state = True
   holds_entries = True

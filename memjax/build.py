@@ -18,6 +18,7 @@ import ml_collections
 import optax
 
 from memjax import agents
+from memjax import attention
 from memjax import build_agent
 from memjax import build_judge
 from memjax import collect
@@ -169,6 +170,13 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     )
   rollout, train = config.rollout, config.train
   agent = build_agent.make(config, model, tokenizer)
+  if rollout.share_prefix and not agent.begins_alike:
+    raise ValueError(
+      f"config.rollout.share_prefix=True, but no prompt of "
+      f"config.agent.name={config.agent.name!r} with style "
+      f"{config.agent.style!r} begins with the text that is read: take a style "
+      "that ends in _chunk_first, or leave it False"
+    )
   ops = (*agent.turn_ops, *agent.answer_ops)
   shortest = min(agent.limit(op) for op in ops)
   if rollout.overlong_buffer > shortest:
@@ -206,6 +214,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
       shuffle_rewards=config.shuffle_rewards,
       weights=_weights(config, agent, env),
       reranks=build_agent.trains_reranker(agent),
+      share_prefix=rollout.share_prefix,
     ),
     _objective(config),
     schedule,
@@ -255,6 +264,7 @@ def _model(config: ml_collections.ConfigDict) -> qwen3.Config:
     dtype=config.dtype,
     scan_layers=config.scan_layers,
     remat=config.remat,
+    attention=attention.resolve(config.attention, config.dtype),
   )
 
 

@@ -69,7 +69,10 @@ def load_others(
     cfg, frozen = hf.load(path, dtype=config.model.dtype)
     if dataclasses.replace(agent.model, dtype=cfg.dtype) != (
       dataclasses.replace(
-        cfg, scan_layers=agent.model.scan_layers, remat=agent.model.remat
+        cfg,
+        scan_layers=agent.model.scan_layers,
+        remat=agent.model.remat,
+        attention=agent.model.attention,
       )
     ):
       raise ValueError(

@@ -51,6 +51,8 @@ class CollectConfig:
       teach nothing.
     weights: what each operation is rewarded for.
     reranks: keep what a trained reranker chose from.
+    share_prefix: what a group reads alike is read once, where prompts begin
+      with it.
   """
 
   questions: int
@@ -68,6 +70,7 @@ class CollectConfig:
     ("answer", credit.Weights()),
   )
   reranks: bool = False
+  share_prefix: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,8 @@ def collect(
     cfg.group_size,
     agent.questions,
   )
+  if cfg.share_prefix:
+    agent = dataclasses.replace(agent, group=G)
   filled, waves, rows, groups = 0, [], {}, []
   max_waves = cfg.max_waves if cfg.dynamic_sampling else Q // W
   while filled < Q and len(waves) < max_waves:

@@ -41,6 +41,7 @@ def default() -> ml_collections.ConfigDict:
         "dtype": "bfloat16",  # of matrix products; masters are float32
         "scan_layers": True,  # False: unrolled, faster on CPU
         "remat": True,  # recompute layers in the backward pass
+        "attention": "auto",  # or key of attention.KINDS; auto: by device
       },
       "data": {
         "name": "long_context",  # key of build.ENVS; the rest are its fields
@@ -52,7 +53,9 @@ def default() -> ml_collections.ConfigDict:
       },
       "agent": {
         "name": "memory",  # key of build.AGENTS
-        "style": "text",  # or "words": key of prompts.STYLES and BANK_STYLES
+        # Or "words": key of prompts.STYLES and BANK_STYLES. "text_chunk_first"
+        # and "words_chunk_first" let a group share what it reads.
+        "style": "text",
         # What is trained, of what the agent has: calls of the policy, and
         # "rerank", the map (or the encoder) of retriever="rerank".
         "trained": ("extract", "update", "select", "answer", "rerank"),
@@ -160,6 +163,8 @@ def default() -> ml_collections.ConfigDict:
         "questions": 16,  # groups per iteration
         "wave_questions": 1,  # of these sampled at once; bounds the KV cache
         "group_size": 16,
+        # A group reads the beginnings that its prompts have in common once.
+        "share_prefix": False,
         "temperature": 1.0,
         "dynamic_sampling": False,  # DAPO: only groups with two rewards count
         "max_waves": 48,  # at most so many per iteration to find them

@@ -100,7 +100,9 @@ def init_sums(params: qwen3.Params, with_ref: bool) -> Sums:
 
 
 @functools.partial(
-  jax.jit, static_argnames=("cfg", "objective"), donate_argnames="sums"
+  jax.jit,
+  static_argnames=("cfg", "objective", "pack"),
+  donate_argnames="sums",
 )
 def accumulate(
   sums: Sums,
@@ -111,6 +113,7 @@ def accumulate(
   *,
   cfg: qwen3.Config,
   objective: Objective,
+  pack: int = 1,
 ) -> Sums:
   """Adds one micro-batch.
 
@@ -118,13 +121,14 @@ def accumulate(
     sums: what was added before; its buffers are used again.
     params: to differentiate at.
     rows: R rows.
-    index_n: the rows to take; -1 takes none.
+    index_n: the packs of rows to take; -1 takes none.
     on_policy: bool; the rows were sampled from `params`, so their old
       log-probabilities are the ones computed here and the ratio is exactly 1.
     cfg: the model.
     objective: what to minimise.
+    pack: rows of a pack, which share the beginning of their prompts.
   """
-  part = rows_lib.take(rows, index_n)
+  part = rows_lib.take(rows, index_n, pack)
 
   def loss_fn(params):
     logp, entropy = rows_lib.logp_and_entropy(
@@ -191,7 +195,9 @@ def apply(
 
 
 @functools.partial(
-  jax.jit, static_argnames=("cfg", "temperature"), donate_argnames="logp_RA"
+  jax.jit,
+  static_argnames=("cfg", "temperature", "pack"),
+  donate_argnames="logp_RA",
 )
 def score(
   logp_RA: jax.Array,
@@ -201,12 +207,14 @@ def score(
   *,
   cfg: qwen3.Config,
   temperature: float,
+  pack: int = 1,
 ) -> jax.Array:
-  """Writes the log-probabilities of some rows under params into logp_RA."""
-  part = rows_lib.take(rows, index_n)
+  """Writes the log-probabilities of some packs under params into logp_RA."""
+  part = rows_lib.take(rows, index_n, pack)
   logp, _ = rows_lib.logp_and_entropy(params, cfg, part, temperature)
+  row = (index_n[:, None] * pack + jnp.arange(pack)[None, :]).reshape(-1)
   # An index beyond the last row writes nowhere.
-  target = jnp.where(index_n < 0, logp_RA.shape[0], index_n)
+  target = jnp.where(row < 0, logp_RA.shape[0], row)
   return logp_RA.at[target].set(logp, mode="drop")
 
 
@@ -265,7 +273,8 @@ def update(
     objective: what to minimise.
     tx: the optimiser.
     minibatches: optimiser steps.
-    micro_batch: rows per call; does not change the result.
+    micro_batch: rows per call; does not change the result. Rows that share
+      the beginning of their prompts stay together, as far as this allows.
     old_logp: "trainer" computes the behaviour policy's log-probabilities with
       the trainer's own forward pass, "sampler" takes those of sampling.
     rng: shuffles the rows.
@@ -274,18 +283,23 @@ def update(
     (params, opt_state, metrics of each optimiser step, still on the device);
     a minibatch without rows makes no step.
   """
-  parts = [
-    np.array_split(rng.permutation(index), minibatches) for _, index in buckets
-  ]
-  pieces = lambda index: [
-    _padded(index[i : i + micro_batch], micro_batch)
-    for i in range(0, len(index), micro_batch)
-  ]
   all_rows = [rows for rows, _ in buckets]
+  packs = [rows.pack(micro_batch) for rows in all_rows]
+  # Whole packs are shuffled; those without a row that counts are left out.
+  parts = [
+    np.array_split(rng.permutation(np.unique(index // pack)), minibatches)
+    for (_, index), pack in zip(buckets, packs)
+  ]
 
-  def scored(rows, index, params):
+  def pieces(index, pack):
+    count = micro_batch // pack
+    return [
+      _padded(index[i : i + count], count) for i in range(0, len(index), count)
+    ]
+
+  def scored(rows, index, pack, params):
     logp = jnp.zeros_like(rows.old_logp)
-    for piece in pieces(index):
+    for piece in pieces(index, pack):
       logp = score(
         logp,
         params,
@@ -293,22 +307,25 @@ def update(
         piece,
         cfg=cfg,
         temperature=objective.temperature,
+        pack=pack,
       )
     return logp
 
   if ref_params is not None:
     all_rows = [
-      dataclasses.replace(rows, ref_logp=scored(rows, index, ref_params))
-      for rows, (_, index) in zip(all_rows, buckets)
+      dataclasses.replace(
+        rows, ref_logp=scored(rows, np.concatenate(part), pack, ref_params)
+      )
+      for rows, part, pack in zip(all_rows, parts, packs)
     ]
   first_rows = all_rows
   if old_logp == "trainer" and minibatches > 1:
     # The first minibatch is on-policy and computes its own.
     all_rows = [
       dataclasses.replace(
-        rows, old_logp=scored(rows, np.concatenate(part[1:]), params)
+        rows, old_logp=scored(rows, np.concatenate(part[1:]), pack, params)
       )
-      for rows, part in zip(all_rows, parts)
+      for rows, part, pack in zip(all_rows, parts, packs)
     ]
   history = []
   for step in range(minibatches):
@@ -316,10 +333,18 @@ def update(
       continue  # without a gradient, momentum alone must not move anything
     sums = init_sums(params, with_ref=ref_params is not None)
     on_policy = step == 0 and old_logp == "trainer"
-    for rows, part in zip(all_rows if step else first_rows, parts):
-      for piece in pieces(part[step]):
+    rows_now = all_rows if step else first_rows
+    for rows, part, pack in zip(rows_now, parts, packs):
+      for piece in pieces(part[step], pack):
         sums = accumulate(
-          sums, params, rows, piece, on_policy, cfg=cfg, objective=objective
+          sums,
+          params,
+          rows,
+          piece,
+          on_policy,
+          cfg=cfg,
+          objective=objective,
+          pack=pack,
         )
     params, opt_state, metrics = apply(params, opt_state, sums, tx=tx)
     history.append(metrics)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax import agents
+from memjax import prompts
 from memjax import qwen3
 from memjax import tasks
 from memjax import tokens as token_lib
@@ -31,6 +32,7 @@ class MemoryAgent:
     update_tokens: the most tokens written in a memory turn.
     answer_tokens: the most tokens written in the answer.
     trained: which of "update" and "answer" are trained.
+    group: rows next to each other that read the same; 1 if it is not known.
   """
 
   model: qwen3.Config
@@ -40,6 +42,7 @@ class MemoryAgent:
   update_tokens: int
   answer_tokens: int
   trained: tuple[str, ...] = ("update", "answer")
+  group: int = 1
 
   turn_ops = ("update",)
   answer_ops = ("answer",)
@@ -59,6 +62,11 @@ class MemoryAgent:
   def think_ids(self) -> tuple[int, int] | None:
     """Ids of a reasoning block."""
     return self.op.think_ids
+
+  @property
+  def begins_alike(self) -> bool:
+    """Whether a group's prompts have a beginning to share."""
+    return prompts.shared_pieces(self.op.update) > 0
 
   @property
   def budget(self) -> tuple[int, int]:
@@ -85,7 +93,9 @@ class MemoryAgent:
   ) -> tuple[token_lib.Tokens, dict[str, agents.Segment]]:
     """Reads one chunk and overwrites the memory; rows without one idle."""
     active = turn.chunk.length > 0
-    prompt = recurrent.build_update(self.op, turn.question, state, turn.chunk)
+    prompt = recurrent.build_update(
+      self.op, turn.question, state, turn.chunk, self.group
+    )
     response, _, _ = agents.call(
       self,
       policies,

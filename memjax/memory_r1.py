@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from memjax import agents
 from memjax import bank_agent
+from memjax import prompts
 from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.memory import bank as bank_lib
@@ -44,6 +45,12 @@ class MemoryR1Agent(bank_agent.BankAgent):
   def reads_stamps(self) -> bool:
     """Raw lines have no place for a stamp; entries get it all the same."""
     return self.extractor == "policy"
+
+  @property
+  def begins_alike(self) -> bool:
+    """Whether a group's prompts have a beginning to share."""
+    shared = prompts.shared_pieces(self.extract.template)
+    return self.extractor == "policy" and shared > 0
 
   @property
   def turn_ops(self) -> tuple[str, ...]:
@@ -105,7 +112,7 @@ class MemoryR1Agent(bank_agent.BankAgent):
     if self.extractor == "turns":
       return extract_lib.turns(self.extract, turn.chunk).text
     active = turn.chunk.length > 0
-    prompt = extract_lib.build(self.extract, turn.chunk)
+    prompt = extract_lib.build(self.extract, turn.chunk, self.group)
     keys = agents.turn_keys(key_B, turn.number)
     response, body, _ = agents.call(
       self, policies, "extract", prompt, keys, temperature, active

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from memjax import agents
 from memjax import bank_agent
+from memjax import prompts
 from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.memory import bank as bank_lib
@@ -41,6 +42,11 @@ class MemoryRMMAgent(bank_agent.BankAgent):
 
   turn_ops = ("extract", "update")
   reads_stamps = False
+
+  @property
+  def begins_alike(self) -> bool:
+    """Whether a group's prompts have a beginning to share."""
+    return prompts.shared_pieces(self.topics.notes) > 0
 
   def read(
     self,
@@ -93,7 +99,9 @@ class MemoryRMMAgent(bank_agent.BankAgent):
     turns = jax.tree.map(times, turns)
     active = (turns.length > 0).any(1) & (speakers.length > 0)
     stamp = jax.tree.map(times, turn.stamp)
-    prompt = topics_lib.build_notes(self.topics, turns, speakers, stamp)
+    prompt = topics_lib.build_notes(
+      self.topics, turns, speakers, stamp, self.group
+    )
     keys = jnp.concatenate(
       [agents.turn_keys(key_B, turn.number, s) for s in range(S)]
     )

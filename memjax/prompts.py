@@ -9,6 +9,8 @@ ids in a slot stand in the prompt as they are.
 import dataclasses
 import re
 
+import jax
+
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 
@@ -23,6 +25,9 @@ SLOTS = (
   "summary",
   "stamp",
 )
+# What all trajectories of a group read alike, and the long ones among it.
+_OF_TASK = {"question", "chunk", "turns", "stamp", "speaker"}
+_READ = {"chunk", "turns"}
 _SLOT = re.compile(r"\{(" + "|".join(SLOTS) + r")\}")
 
 
@@ -36,6 +41,14 @@ class Template:
     """How many tokens the literal parts have."""
     return sum(len(p) for p in self.pieces if not isinstance(p, str))
 
+
+_ANSWER = (
+  "Solve the problem below with the help of your notes on a long text "
+  "that you have read. Put the final answer in \\boxed{}.\n\n"
+  "<problem>\n{question}\n</problem>\n\n"
+  "<memory>\n{memory}\n</memory>\n\n"
+  "Your answer:"
+)
 
 # Each style: the text of the memory update, the text of the answer, and what
 # stands for a memory that holds nothing.
@@ -52,13 +65,23 @@ STYLES = {
       "<section>\n{chunk}\n</section>\n\n"
       "Updated memory:"
     ),
-    "answer": (
-      "Solve the problem below with the help of your notes on a long text "
-      "that you have read. Put the final answer in \\boxed{}.\n\n"
+    "answer": _ANSWER,
+    "empty_memory": "No previous memory",
+  },
+  # The chunk before the memory: what a group reads alike stands in front, so
+  # that it is read once (config.rollout.share_prefix).
+  "text_chunk_first": {
+    "update": (
+      "Below are a problem, the next section of a long text, and the notes "
+      "you have kept so far. Write the new notes: keep what still helps to "
+      "solve the problem and add what the section brings. The new notes "
+      "replace the old ones entirely.\n\n"
       "<problem>\n{question}\n</problem>\n\n"
+      "<section>\n{chunk}\n</section>\n\n"
       "<memory>\n{memory}\n</memory>\n\n"
-      "Your answer:"
+      "Updated memory:"
     ),
+    "answer": _ANSWER,
     "empty_memory": "No previous memory",
   },
   # For word-level vocabularies. The question is restated at the end: a small
@@ -66,6 +89,13 @@ STYLES = {
   "words": {
     "update": (
       "<ask> {question} <memory> {memory} <chunk> {chunk} <write> {question}"
+    ),
+    "answer": "<ask> {question} <memory> {memory} <answer> {question}",
+    "empty_memory": "<none>",
+  },
+  "words_chunk_first": {
+    "update": (
+      "<ask> {question} <chunk> {chunk} <memory> {memory} <write> {question}"
     ),
     "answer": "<ask> {question} <memory> {memory} <answer> {question}",
     "empty_memory": "<none>",
@@ -199,22 +229,49 @@ def compile_template(
   return Template(tuple(pieces))
 
 
-def fill(template: Template, **slots: token_lib.Tokens) -> token_lib.Tokens:
+def fill(
+  template: Template, group: int = 1, **slots: token_lib.Tokens
+) -> token_lib.Tokens | token_lib.Grouped:
   """Puts token buffers into the slots; runs under jit.
 
   Args:
     template: compiled.
+    group: rows next to each other that read the same chunk; 1 for none.
     **slots: a buffer of B rows for each slot name of the template.
 
   Returns:
-    B prompts; the capacity is the sum of all parts' capacities.
+    B prompts; the capacity is the sum of all parts' capacities. Where groups
+    begin with the same chunk, they share that beginning.
   """
   batch = next(iter(slots.values())).length.shape[0]
-  return token_lib.concat(
-    [
-      slots[piece]
-      if isinstance(piece, str)
-      else token_lib.constant(piece, batch)
-      for piece in template.pieces
-    ]
-  )
+
+  def join(pieces):
+    return token_lib.concat(
+      [
+        slots[piece]
+        if isinstance(piece, str)
+        else token_lib.constant(piece, batch)
+        for piece in pieces
+      ]
+    )
+
+  shared = shared_pieces(template) if group > 1 else 0
+  if not shared:
+    return join(template.pieces)
+  first = jax.tree.map(lambda x: x[::group], join(template.pieces[:shared]))
+  return token_lib.Grouped(first, join(template.pieces[shared:]))
+
+
+def shared_pieces(template: Template) -> int:
+  """How many pieces in front are the same for a whole group; 0 if not worth it.
+
+  The last piece is each row's own in any case: a model that goes on writing
+  needs a token of the row itself to go on from.
+  """
+  count = 0
+  for piece in template.pieces[:-1]:
+    if isinstance(piece, str) and piece not in _OF_TASK:
+      break
+    count += 1
+  # Without the text that is read there is little to share.
+  return count if _READ & set(template.pieces[:count]) else 0

@@ -13,12 +13,14 @@ K kv heads, G = N / K, H head width, F mlp width, V vocabulary, L layers.
 """
 
 import dataclasses
-import functools
 from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from memjax import attention
 
 Params = dict[str, Any]
 
@@ -32,6 +34,7 @@ class Config:
       softmax and logits are float32 in any case.
     scan_layers: `lax.scan` over the stacked layers, else a Python loop.
     remat: recompute each layer in the backward pass instead of storing it.
+    attention: one of `attention.KINDS`.
   """
 
   vocab_size: int
@@ -47,6 +50,7 @@ class Config:
   dtype: str = "float32"
   scan_layers: bool = True
   remat: bool = False
+  attention: str = "blocks"
 
   def __post_init__(self):
     """Refuses sizes that do not divide."""
@@ -131,18 +135,20 @@ def rope(x_BTNH: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
   )
 
 
-def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
-  """q.k in float32: [B, T, K, G, H] and [B, K, H, S] give [B, K, G, T, S]."""
-  product = functools.partial(
-    jnp.einsum, "BTKGH,BKHS->BKGTS", preferred_element_type=jnp.float32
-  )
-  # XLA's CPU backend has no batched bfloat16 product with a float32 result.
-  return jax.lax.platform_dependent(
-    query,
-    key,
-    cpu=lambda q, k: product(q.astype(jnp.float32), k.astype(jnp.float32)),
-    default=product,
-  )
+class Past(NamedTuple):
+  """What one layer's tokens attend to beside each other.
+
+  Attributes:
+    prefix: keys, values and lengths of a prefix (`attention.Prefix`), or None.
+    cache: (keys [L, B, K, H, S], values [L, B, K, S, H], layer, length [B]) to
+      be written into, or None.
+  """
+
+  prefix: attention.Prefix | None = None
+  cache: tuple[jax.Array, jax.Array, jax.Array | int, jax.Array] | None = None
+
+
+_NOTHING = Past()
 
 
 class Attention(nn.Module):
@@ -151,16 +157,17 @@ class Attention(nn.Module):
   cfg: Config
 
   @nn.compact
-  def __call__(self, x_BTD, position_BT, cache=None):
+  def __call__(self, x_BTD, position_BT, past=_NOTHING):
     """Attends causally over x, or over a cache that x is written into.
 
     Args:
-      x_BTD: normalised inputs; T is 1 when a cache is given.
+      x_BTD: normalised inputs; T is 1 when there is a cache.
       position_BT: position of each token.
-      cache: (key [B, K, H, S], value [B, K, S, H]) of this layer, or None.
+      past: what stands before x.
 
     Returns:
-      (output [B, T, D], (key, value)); without a cache S is T.
+      (output [B, T, D], (key, value)): of x as keys [B, K, H, T] and values
+      [B, K, T, H]; with a cache, the whole cache.
     """
     cfg = self.cfg
     B, T, _ = x_BTD.shape
@@ -173,26 +180,26 @@ class Attention(nn.Module):
     query = rope(query, position_BT, cfg.rope_theta).reshape(B, T, K, -1, H)
     key = rope(key, position_BT, cfg.rope_theta)
     value = heads("v", K)
-
-    if cache is None:
+    if past.cache is None:
       key, value = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
+      mixed = attention.causal(query, key, value, past.prefix, cfg.attention)
+      kept = key, value
     else:
-      # Each row writes at its own next slot.
-      row, slot = jnp.arange(B), position_BT[:, 0]
-      key = cache[0].at[row, :, :, slot].set(key[:, 0].astype(cfg.dtype))
-      value = cache[1].at[row, :, slot].set(value[:, 0].astype(cfg.dtype))
-
-    score = _scores(query, key)
-    # Token at position p sees the slots 0..p: T = S = 3, p = 0, 1, 2 gives
-    #   1 0 0
-    #   1 1 0
-    #   1 1 1
-    sees = jnp.arange(key.shape[-1])[None, None, :] <= position_BT[..., None]
-    score = jnp.where(sees[:, None, None], score * H**-0.5, -1e30)
-    weight = jax.nn.softmax(score, axis=-1).astype(cfg.dtype)
-    mixed = jnp.einsum("BKGTS,BKSH->BTKGH", weight, value)
+      # Each row writes at its own next slot of this layer.
+      keys, values, layer, length_B = past.cache
+      row = jnp.arange(B)
+      keys = keys.at[layer, row, :, :, length_B].set(
+        key[:, 0].astype(cfg.dtype)
+      )
+      values = values.at[layer, row, :, length_B].set(
+        value[:, 0].astype(cfg.dtype)
+      )
+      mixed = attention.cached(
+        query, keys[layer], values[layer], length_B + 1, past.prefix
+      )
+      kept = keys, values
     out = Linear(cfg.width, cfg.dtype, name="o")(mixed.reshape(B, T, N * H))
-    return out, (key, value)
+    return out, kept
 
 
 class Block(nn.Module):
@@ -201,17 +208,17 @@ class Block(nn.Module):
   cfg: Config
 
   @nn.compact
-  def __call__(self, x_BTD, position_BT, cache=None):
+  def __call__(self, x_BTD, position_BT, past=_NOTHING):
     """Same arguments and results as `Attention`, residuals included."""
     cfg = self.cfg
     y = RMSNorm(cfg.norm_eps, name="attn_norm")(x_BTD)
-    y, cache = Attention(cfg, name="attn")(y, position_BT, cache)
+    y, kept = Attention(cfg, name="attn")(y, position_BT, past)
     x_BTD = x_BTD + y
     y = RMSNorm(cfg.norm_eps, name="mlp_norm")(x_BTD)
     gate = Linear(cfg.mlp_dim, cfg.dtype, name="gate")(y)
     up = Linear(cfg.mlp_dim, cfg.dtype, name="up")(y)
     y = Linear(cfg.width, cfg.dtype, name="down")(jax.nn.silu(gate) * up)
-    return x_BTD + y, cache
+    return x_BTD + y, kept
 
 
 def init(key: jax.Array, cfg: Config) -> Params:
@@ -245,26 +252,32 @@ def _embed(params: Params, cfg: Config, tokens: jax.Array) -> jax.Array:
   return params["embed"][tokens].astype(cfg.dtype)
 
 
-def _layers(params, cfg, x, step, carry=None):
-  """Runs step(x, layer params, index, carry) over the stacked layers."""
-  layers, index = params["layers"], jnp.arange(cfg.num_layers)
+def _layers(params, cfg, x, step, carry=None, before=None):
+  """Runs step(x, (layer params, before, index), carry) over stacked layers."""
+  stacked = params["layers"], before
 
   def body(state, xs):
-    x, carry, out = step(state[0], xs[0], xs[1], state[1])
+    x, carry, out = step(state[0], xs, state[1])
     return (x, carry), out
 
   body = jax.checkpoint(body, prevent_cse=False) if cfg.remat else body
   if cfg.scan_layers:
-    return jax.lax.scan(body, (x, carry), (layers, index))
+    index = jnp.arange(cfg.num_layers)
+    return jax.lax.scan(body, (x, carry), (*stacked, index))
   state, outs = (x, carry), []
   for i in range(cfg.num_layers):
-    state, out = body(state, (jax.tree.map(lambda p: p[i], layers), i))  # noqa: B023
+    layer = jax.tree.map(lambda leaf: leaf[i], stacked)  # noqa: B023
+    state, out = body(state, (*layer, i))
     outs.append(out)
   return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
 
 
 def forward(
-  params: Params, cfg: Config, tokens_BT: jax.Array, keep_cache: bool = False
+  params: Params,
+  cfg: Config,
+  tokens_BT: jax.Array,
+  keep_cache: bool = False,
+  prefix: Cache | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
   """Hidden states after the final norm.
 
@@ -273,20 +286,40 @@ def forward(
     cfg: the model.
     tokens_BT: right-padded rows.
     keep_cache: also return keys [L, B, K, H, T] and values [L, B, K, T, H].
+    prefix: of W texts that the rows go on from, B / W rows each;
+      differentiable.
 
   Returns:
     (hidden [B, T, D], (keys, values) or None).
   """
   B, T = tokens_BT.shape
-  position = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
+  position = _start(prefix, B)[:, None] + jnp.arange(T)[None, :]
+  before = (prefix.key, prefix.value) if prefix else None
 
-  def step(x, layer, index, carry):
-    del index
-    x, kv = Block(cfg).apply({"params": layer}, x, position)
+  def step(x, xs, carry):
+    layer, before, _ = xs
+    past = Past(before and (*before, prefix.length))
+    x, kv = Block(cfg).apply({"params": layer}, x, position, past)
     return x, carry, kv if keep_cache else None
 
-  (x, _), kv = _layers(params, cfg, _embed(params, cfg, tokens_BT), step)
+  x = _embed(params, cfg, tokens_BT)
+  (x, _), kv = _layers(params, cfg, x, step, before=before)
   return rms_norm(x, params["final_norm"], cfg.norm_eps), kv
+
+
+def _start(prefix: Cache | None, batch: int) -> jax.Array:
+  """int32 [B]: the position of each row's first token."""
+  if prefix is None:
+    return jnp.zeros((batch,), jnp.int32)
+  return jnp.repeat(prefix.length, batch // prefix.length.shape[0])
+
+
+def read_prefix(
+  params: Params, cfg: Config, tokens_WP: jax.Array, length_W: jax.Array
+) -> Cache:
+  """Reads texts that several rows go on from; differentiable."""
+  _, (key, value) = forward(params, cfg, tokens_WP, keep_cache=True)
+  return Cache(key, value, length_W)
 
 
 def prefill(
@@ -295,6 +328,7 @@ def prefill(
   tokens_BT: jax.Array,
   length_B: jax.Array,
   capacity: int,
+  prefix: Cache | None = None,
 ) -> tuple[jax.Array, Cache]:
   """Reads prompts; returns the hidden state of each last token and the cache.
 
@@ -304,11 +338,12 @@ def prefill(
     tokens_BT: right-padded prompts, each of at least one token.
     length_B: their lengths.
     capacity: S, the slots of the cache: prompt and new tokens together.
+    prefix: what the prompts go on from; not copied into the cache.
 
   Returns:
     (hidden [B, D], cache).
   """
-  hidden, (key, value) = forward(params, cfg, tokens_BT, keep_cache=True)
+  hidden, (key, value) = forward(params, cfg, tokens_BT, True, prefix)
   last = jnp.take_along_axis(hidden, (length_B - 1)[:, None, None], axis=1)
   room = capacity - tokens_BT.shape[1]
   pad = lambda x, axis: jnp.pad(
@@ -318,21 +353,27 @@ def prefill(
 
 
 def decode_step(
-  params: Params, cfg: Config, token_B: jax.Array, cache: Cache
+  params: Params,
+  cfg: Config,
+  token_B: jax.Array,
+  cache: Cache,
+  prefix: Cache | None = None,
 ) -> tuple[jax.Array, Cache]:
   """Reads one more token per row: (hidden [B, D], cache one longer)."""
-  position = cache.length[:, None]
+  position = (_start(prefix, len(token_B)) + cache.length)[:, None]
+  before = (prefix.key, prefix.value) if prefix else None
 
-  def step(x, layer, i, carry):
-    key, value = carry
-    x, (k, v) = Block(cfg).apply(
-      {"params": layer}, x, position, (key[i], value[i])
-    )
-    return x, (key.at[i].set(k), value.at[i].set(v)), None
+  def step(x, xs, carry):
+    layer, before, i = xs
+    past = Past(before and (*before, prefix.length), (*carry, i, cache.length))
+    x, carry = Block(cfg).apply({"params": layer}, x, position, past)
+    return x, carry, None
 
   x = _embed(params, cfg, token_B[:, None])
   cfg = dataclasses.replace(cfg, remat=False)
-  (x, (key, value)), _ = _layers(params, cfg, x, step, (cache.key, cache.value))
+  (x, (key, value)), _ = _layers(
+    params, cfg, x, step, (cache.key, cache.value), before
+  )
   hidden = rms_norm(x[:, 0], params["final_norm"], cfg.norm_eps)
   return hidden, Cache(key, value, cache.length + 1)
 

@@ -5,6 +5,7 @@ Dimension key: R rows, P prompt tokens, A response tokens.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ class Rows:
   """What the loss reads of R segments.
 
   Attributes:
-    prompt: [R, P].
+    prompt: [R, P]; rows of a group may share its beginning.
     response: [R, A].
     old_logp: float32 [R, A], the behaviour policy's.
     ref_logp: float32 [R, A], the KL reference's, or None.
@@ -28,7 +29,7 @@ class Rows:
     weight: bool [R]; False rows count nowhere.
   """
 
-  prompt: token_lib.Tokens
+  prompt: token_lib.Tokens | token_lib.Grouped
   response: token_lib.Tokens
   old_logp: jax.Array
   ref_logp: jax.Array | None
@@ -39,6 +40,20 @@ class Rows:
   def mask(self) -> jax.Array:
     """bool [R, A], the response tokens that count."""
     return self.response.mask & self.weight[:, None]
+
+  @property
+  def group(self) -> int:
+    """Rows that share the beginning of their prompts."""
+    prompt = self.prompt
+    return prompt.group if isinstance(prompt, token_lib.Grouped) else 1
+
+  def pack(self, most: int) -> int:
+    """Rows that are taken together, so that they share what they can.
+
+    A group, or the largest equal parts of one that are not above `most`.
+    """
+    group = self.group
+    return max(n for n in range(1, group + 1) if n <= most and not group % n)
 
 
 def from_segment(segment: agents.Segment, adv: jax.Array) -> Rows:
@@ -62,10 +77,33 @@ def from_turns(segment: agents.Segment, adv: jax.Array) -> Rows:
   return from_segment(flat, jnp.tile(adv, segment.active.size // adv.size))
 
 
-def take(rows: Rows, index: jax.Array) -> Rows:
-  """Rows at index [n]; -1 gives a row that weighs nothing."""
-  got = jax.tree.map(lambda x: x[jnp.maximum(index, 0)], rows)
-  return dataclasses.replace(got, weight=got.weight & (index >= 0))
+def _map(
+  rows: Rows,
+  own: Callable[[jax.Array], jax.Array],
+  shared: Callable[[jax.Array], jax.Array],
+) -> Rows:
+  """Applies `shared` to what groups share, `own` to all else."""
+  if not isinstance(rows.prompt, token_lib.Grouped):
+    return jax.tree.map(own, rows)
+  prompt = token_lib.Grouped(
+    jax.tree.map(shared, rows.prompt.shared),
+    jax.tree.map(own, rows.prompt.own),
+  )
+  others = dataclasses.replace(rows, prompt=None)
+  return dataclasses.replace(jax.tree.map(own, others), prompt=prompt)
+
+
+def take(rows: Rows, index_n: jax.Array, pack: int = 1) -> Rows:
+  """Packs at index [n], n * pack rows; -1 gives rows that weigh nothing.
+
+  Pack i is rows i * pack to (i + 1) * pack - 1; with `pack` a divisor of the
+  group they share the beginning of one group.
+  """
+  start_n = jnp.maximum(index_n, 0) * pack
+  row = (start_n[:, None] + jnp.arange(pack)[None, :]).reshape(-1)
+  got = _map(rows, lambda x: x[row], lambda x: x[start_n // rows.group])
+  there = jnp.repeat(index_n >= 0, pack)
+  return dataclasses.replace(got, weight=got.weight & there)
 
 
 def logp_and_entropy(
@@ -73,12 +111,17 @@ def logp_and_entropy(
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each response token and the entropy there; [R, A].
 
-  Only the hidden states that predict a response token are unembedded.
+  Only the hidden states that predict a response token are unembedded. What
+  rows share is read once; its gradient is the sum of theirs.
   """
-  text = token_lib.concat([rows.prompt, rows.response])
-  hidden, _ = qwen3.forward(params, cfg, text.ids)
+  prompt, prefix = rows.prompt, None
+  if isinstance(prompt, token_lib.Grouped):
+    shared, prompt = prompt.shared, prompt.own
+    prefix = qwen3.read_prefix(params, cfg, shared.ids, shared.length)
+  text = token_lib.concat([prompt, rows.response])
+  hidden, _ = qwen3.forward(params, cfg, text.ids, prefix=prefix)
   A = rows.response.capacity
-  place = rows.prompt.length[:, None] - 1 + jnp.arange(A)[None, :]
+  place = prompt.length[:, None] - 1 + jnp.arange(A)[None, :]
   place = jnp.clip(place, 0, text.capacity - 1)
   hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
   return qwen3.token_logp(params, cfg, hidden, rows.response.ids, temperature)
@@ -86,14 +129,26 @@ def logp_and_entropy(
 
 def empty_like(rows: Rows, count: int) -> Rows:
   """`count` rows of the same shapes that weigh nothing."""
-  return jax.tree.map(lambda x: jnp.zeros((count, *x.shape[1:]), x.dtype), rows)
+  empty = lambda n: lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype)
+  return _map(rows, empty(count), empty(count // rows.group))
 
 
 @functools.partial(jax.jit, donate_argnames="into")
 def put(into: Rows, rows: Rows, target_R: jax.Array) -> Rows:
-  """Copies row i of rows to into[target_R[i]]; -1 copies nothing."""
+  """Copies row i of rows to into[target_R[i]]; -1 copies nothing.
+
+  The rows of a group stay together and in order.
+  """
+  G, R = rows.group, into.weight.shape[0]
   # An index behind the last row writes nowhere.
-  target_R = jnp.where(target_R < 0, into.weight.shape[0], target_R)
-  return jax.tree.map(
-    lambda a, b: a.at[target_R].set(b, mode="drop"), into, rows
+  target_R = jnp.where(target_R < 0, R, target_R)
+  write = lambda target: lambda a, b: a.at[target].set(b, mode="drop")
+  if not isinstance(rows.prompt, token_lib.Grouped):
+    return jax.tree.map(write(target_R), into, rows)
+  shared = jax.tree.map(
+    write(target_R[::G] // G), into.prompt.shared, rows.prompt.shared
   )
+  bare = lambda x: dataclasses.replace(x, prompt=x.prompt.own)
+  found = jax.tree.map(write(target_R), bare(into), bare(rows))
+  prompt = token_lib.Grouped(shared, found.prompt)
+  return dataclasses.replace(found, prompt=prompt)

@@ -73,7 +73,7 @@ def draw(
 def decode(
   params: qwen3.Params,
   cfg: qwen3.Config,
-  prompt: token_lib.Tokens,
+  prompt: token_lib.Tokens | token_lib.Grouped,
   key_B: jax.Array,
   *,
   max_new_tokens: int,
@@ -86,7 +86,8 @@ def decode(
   Args:
     params: the model's parameters.
     cfg: the model.
-    prompt: rows of at least one token each.
+    prompt: rows of at least one token each. What groups share is read once,
+      and its keys and values are held once.
     key_B: a typed random key for each row.
     max_new_tokens: A, the limit for each row.
     stop_ids: a row ends with the first of these that it samples.
@@ -99,8 +100,17 @@ def decode(
   """
   B, A = prompt.length.shape[0], max_new_tokens
   active_B = jnp.ones((B,), bool) if active_B is None else active_B
+  prefix = None
+  if isinstance(prompt, token_lib.Grouped):
+    shared, prompt = prompt.shared, prompt.own
+    prefix = qwen3.read_prefix(params, cfg, shared.ids, shared.length)
   hidden_BD, cache = qwen3.prefill(
-    params, cfg, prompt.ids, jnp.maximum(prompt.length, 1), prompt.capacity + A
+    params,
+    cfg,
+    prompt.ids,
+    jnp.maximum(prompt.length, 1),
+    prompt.capacity + A,
+    prefix,
   )
   stops = jnp.asarray(stop_ids, jnp.int32)
 
@@ -124,7 +134,7 @@ def decode(
 
   def body(state: _State) -> _State:
     hidden_BD, cache = qwen3.decode_step(
-      params, cfg, state.token_B, state.cache
+      params, cfg, state.token_B, state.cache, prefix
     )
     return write(state, hidden_BD, cache)
 

@@ -71,6 +71,38 @@ class Tokens:
     return position < self.length[..., None]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Grouped:
+  """Rows of which those next to each other begin alike.
+
+  Row b is shared row b // group, then own row b. What is shared is stored, and
+  read by a model, once for each group.
+
+  Attributes:
+    shared: [W, P].
+    own: [B, T], none of them empty; B is W times the group.
+  """
+
+  shared: Tokens
+  own: Tokens
+
+  @property
+  def group(self) -> int:
+    """Rows that begin alike."""
+    return self.own.length.shape[-1] // self.shared.length.shape[-1]
+
+  @property
+  def length(self) -> jax.Array:
+    """int [..., B], of the whole rows."""
+    return jnp.repeat(self.shared.length, self.group, -1) + self.own.length
+
+  def whole(self) -> Tokens:
+    """The rows as they are read, [B, P + T]."""
+    each = lambda x: jnp.repeat(x, self.group, axis=0)
+    return concat([jax.tree.map(each, self.shared), self.own])
+
+
 def from_lists(
   rows: Sequence[Sequence[int]], capacity: int, pad_id: int = 0
 ) -> Tokens:

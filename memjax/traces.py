@@ -18,6 +18,7 @@ import numpy as np
 from memjax import agents
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
+from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 
 Judge = Callable[
@@ -69,7 +70,7 @@ def call(
     tokenizer: the policy's.
     adv: the advantage of its tokens, where there is one.
   """
-  prompt = _ids(segment.prompt, row)
+  prompt = _prompt(segment, row)
   ids = _ids(segment.response.tokens, row)
   record = {
     "op": op,
@@ -310,6 +311,14 @@ def _rewards(
       "adv": _round(value),
     }
   return found
+
+
+def _prompt(segment: agents.Segment, row: int) -> list[int]:
+  """The ids that a row has read."""
+  prompt = segment.prompt
+  if not isinstance(prompt, token_lib.Grouped):
+    return _ids(prompt, row)
+  return _ids(prompt.shared, row // prompt.group) + _ids(prompt.own, row)
 
 
 def _ids(tokens: Any, row: int) -> list[int]:

@@ -63,9 +63,11 @@ def make(
   )
 
 
-def build(op: Extract, chunk: token_lib.Tokens) -> token_lib.Tokens:
-  """The prompt that asks for facts."""
-  return prompts.fill(op.template, chunk=chunk)
+def build(
+  op: Extract, chunk: token_lib.Tokens, group: int = 1
+) -> token_lib.Tokens | token_lib.Grouped:
+  """The prompt that asks for facts; `group` as in `prompts.fill`."""
+  return prompts.fill(op.template, group, chunk=chunk)
 
 
 def parse(op: Extract, body: token_lib.Tokens, truncated_B: jax.Array) -> Facts:

@@ -89,10 +89,15 @@ def build_update(
   question: token_lib.Tokens,
   memory: token_lib.Tokens,
   chunk: token_lib.Tokens,
-) -> token_lib.Tokens:
-  """The prompt that asks for a new memory."""
+  group: int = 1,
+) -> token_lib.Tokens | token_lib.Grouped:
+  """The prompt that asks for a new memory; `group` as in `prompts.fill`."""
   return prompts.fill(
-    op.update, question=question, memory=_shown(op, memory), chunk=chunk
+    op.update,
+    group,
+    question=question,
+    memory=_shown(op, memory),
+    chunk=chunk,
   )
 
 

@@ -125,10 +125,15 @@ def build_notes(
   turns: token_lib.Tokens,
   speaker: token_lib.Tokens,
   stamp: token_lib.Tokens,
-) -> token_lib.Tokens:
-  """The prompt that asks what a session [B, P, L] tells about a speaker."""
+  group: int = 1,
+) -> token_lib.Tokens | token_lib.Grouped:
+  """The prompt that asks what a session [B, P, L] tells about a speaker.
+
+  `group` as in `prompts.fill`.
+  """
   return prompts.fill(
     op.notes,
+    group,
     stamp=stamp,
     turns=listing_lib.write(op.listing, turns, numbered=True),
     speaker=speaker,

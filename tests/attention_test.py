@@ -1,0 +1,156 @@
+"""Attention in blocks and behind a prefix, against all scores at once."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax import attention
+
+_B, _T, _K, _G, _H, _W, _P = 4, 7, 2, 3, 8, 2, 5
+_LENGTH = np.array([5, 3])
+
+
+def _draw(dtype="float32"):
+  keys = iter(jax.random.split(jax.random.key(0), 5))
+  one = lambda *shape: jax.random.normal(next(keys), shape).astype(dtype)
+  own = one(_B, _T, _K, _G, _H), one(_B, _K, _H, _T), one(_B, _K, _T, _H)
+  return own, (one(_W, _K, _H, _P), one(_W, _K, _P, _H))
+
+
+def _by_hand(own, before, length=_LENGTH):
+  """Softmax over what each token sees, in numpy and float64."""
+  query, key, value = (np.asarray(x, np.float64) for x in own)
+  out = np.zeros(query.shape)
+  for b, t, k, g in np.ndindex(query.shape[:4]):
+    keys, values = key[b, k, :, : t + 1].T, value[b, k, : t + 1]
+    if before:
+      w = b // (_B // _W)
+      first = np.asarray(before[0], np.float64)[w, k, :, : length[w]].T
+      keys = np.concatenate([first, keys])
+      first = np.asarray(before[1], np.float64)[w, k, : length[w]]
+      values = np.concatenate([first, values])
+    score = keys @ query[b, t, k, g] / np.sqrt(_H)
+    weight = np.exp(score - score.max())
+    out[b, t, k, g] = weight @ values / weight.sum()
+  return out
+
+
+def _attend(own, before, kind):
+  prefix = (*before, jnp.asarray(_LENGTH)) if before else None
+  return attention.causal(*own, prefix, kind)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+  """Blocks of three queries of seven."""
+  monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
+  monkeypatch.setattr(attention, "_LEAST_BLOCK", 3)
+
+
+@pytest.mark.parametrize("kind", ["plain", "blocks"])
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_each_token_sees_what_is_before_it(small_blocks, kind, with_prefix):
+  own, before = _draw()
+  before = before if with_prefix else None
+  got = _attend(own, before, kind)
+  np.testing.assert_allclose(got, _by_hand(own, before), atol=1e-6)
+
+
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_gradients_of_blocks(small_blocks, with_prefix):
+  """Those of all scores at once; nothing flows to a prefix's padding."""
+  own, before = _draw()
+  before = before if with_prefix else None
+
+  def loss(kind):
+    return jax.grad(lambda x: jnp.sum(jnp.sin(3 * _attend(*x, kind))))(
+      (own, before)
+    )
+
+  got, want = loss("blocks"), loss("plain")
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert np.abs(b).max() > 0.1
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  if with_prefix:
+    assert not np.asarray(got[1][0])[1, :, :, _LENGTH[1] :].any()
+    assert not np.asarray(got[1][1])[1, :, _LENGTH[1] :].any()
+
+
+def test_half_precision_is_near(small_blocks):
+  own, before = _draw("bfloat16")
+  for kind in ("plain", "blocks"):
+    got = _attend(own, before, kind)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+      np.asarray(got, np.float64), _by_hand(own, before), atol=0.03
+    )
+
+
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_the_fused_kernel_is_given_the_same(monkeypatch, with_prefix):
+  """Its layout and mask, with XLA's attention in place of the kernel."""
+  fused = jax.nn.dot_product_attention
+  asked = []
+
+  def with_xla(*args, implementation, **kwargs):
+    asked.append(implementation)
+    return fused(*args, implementation="xla", **kwargs)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", with_xla)
+  own, before = _draw()
+  before = before if with_prefix else None
+  got = _attend(own, before, "cudnn")
+  assert asked == ["cudnn"]
+  np.testing.assert_allclose(got, _by_hand(own, before), atol=1e-6)
+
+
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_a_cache_is_seen_up_to_its_length(with_prefix):
+  own, before = _draw()
+  before = before if with_prefix else None
+  query, key, value = own
+  length = np.array([7, 2, 5, 1])
+  prefix = (*before, jnp.asarray(_LENGTH)) if before else None
+  got = attention.cached(query[:, -1:], key, value, length, prefix)
+  for b, n in enumerate(length):
+    # Its token is the last that it sees.
+    moved = query.at[b, n - 1].set(query[b, -1])
+    want = _by_hand((moved, key, value), before)[b, n - 1]
+    np.testing.assert_allclose(got[b, 0], want, atol=1e-6)
+
+
+def test_scores_of_all_tokens_are_never_there():
+  """The memory that the compiler plans grows with T, not with its square."""
+
+  def temporaries(kind, T):
+    shape = lambda *x: jax.ShapeDtypeStruct(x, jnp.float32)
+    args = shape(1, T, 1, 4, 8), shape(1, 1, 8, T), shape(1, 1, T, 8)
+    grad = jax.grad(
+      lambda q, k, v: attention.causal(q, k, v, None, kind).sum(), (0, 1, 2)
+    )
+    compiled = jax.jit(grad).lower(*args).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  # Blocks of 64 at 2,048 tokens and of 32 at 4,096: 4 heads, float32.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(attention, "_BLOCK_SCORES", 4 * 64 * 2048)
+    small, large = (temporaries("blocks", T) for T in (2048, 4096))
+    assert large < 2.5 * small
+    assert large < temporaries("plain", 4096) / 8
+
+
+def test_kinds(monkeypatch):
+  assert attention.resolve("auto", "bfloat16") == "blocks"  # on CPU
+  card = dataclasses.make_dataclass("Card", ["platform", "device_kind"])
+  monkeypatch.setattr(
+    jax, "devices", lambda: [card("gpu", "NVIDIA H100 80GB HBM3")]
+  )
+  assert attention.resolve("auto", "bfloat16") == "cudnn"
+  assert attention.resolve("auto", "float32") == "blocks"
+  with pytest.raises(ValueError, match="config.model.attention='flash'"):
+    attention.resolve("flash", "float32")
+  with pytest.raises(ValueError, match="'cudnn' with .*'float32'"):
+    attention.resolve("cudnn", "float32")

@@ -1,0 +1,189 @@
+"""What a group reads alike is read once: the same rollouts, the same update."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from memjax import agents
+from memjax import build
+from memjax import collect
+from memjax import learner
+from memjax import losses
+from memjax import prompts
+from memjax import rows as rows_lib
+from memjax import tasks
+from memjax import tokens as token_lib
+from memjax import traces
+from memjax.envs import example as example_lib
+from memjax.memory import recurrent
+
+_G = 4
+_ADV = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3, -0.3])
+_LOSS = losses.LossConfig(kl_coef=1e-2)
+
+
+@pytest.fixture(scope="module")
+def reader(agent, tokenizer):
+  """The recurrent agent with the chunk before the memory."""
+  op = recurrent.make_recurrent(tokenizer, "words_chunk_first", capacity=3)
+  return dataclasses.replace(
+    agent, op=dataclasses.replace(op, stop_ids=agent.op.stop_ids)
+  )
+
+
+@pytest.fixture(scope="module")
+def episodes(policies, reader, tokenizer):
+  """Two contexts, of one and of three chunks, four trajectories each."""
+  words = "the of and to a in is it".split()
+  examples = [
+    example_lib.Example(i, "kim?", " ".join((words * 3)[:n]), ())
+    for i, n in enumerate((5, 17))
+  ]
+  task = tasks.repeat(tasks.make_task(examples, tokenizer, reader), _G)
+  sample = lambda agent: agents.rollout_jit(
+    policies, agent, task, jax.random.key(0), 1.0
+  )
+  return sample(reader), sample(dataclasses.replace(reader, group=_G))
+
+
+def _text(episode):
+  prompt = episode.turns["update"].prompt
+  if isinstance(prompt, token_lib.Grouped):
+    prompt = jax.vmap(token_lib.Grouped.whole)(prompt)
+  return prompt
+
+
+def test_what_stands_before_the_first_slot_of_its_own():
+  pieces = lambda *x: prompts.Template(x)
+  count = prompts.shared_pieces
+  assert count(pieces((1,), "question", (2,), "chunk", (3,), "memory")) == 5
+  assert count(pieces((1,), "memory", (2,), "chunk", (3,))) == 0
+  assert count(pieces((1,), "question", (2,), "memory", "chunk")) == 0
+  # All alike: what is left of a row is the last piece.
+  assert count(pieces((1,), "chunk", (3,))) == 2
+  assert count(pieces((1,), "question", "memory")) == 0
+
+
+def test_rollouts_are_the_same(episodes):
+  plain, shared = episodes
+  assert isinstance(shared.turns["update"].prompt, token_lib.Grouped)
+  assert shared.turns["update"].prompt.group == _G
+  for a, b in ((plain, shared),):
+    for op in ("update", "answer"):
+      one = a.turns[op] if op == "update" else a.answer
+      two = b.turns[op] if op == "update" else b.answer
+      np.testing.assert_array_equal(
+        one.response.tokens.ids, two.response.tokens.ids
+      )
+      np.testing.assert_array_equal(one.active, two.active)
+      np.testing.assert_allclose(
+        one.response.logp, two.response.logp, atol=1e-5
+      )
+  # The same prompts, of which the shared part is stored once.
+  one, two = _text(plain), _text(shared)
+  np.testing.assert_array_equal(one.length, two.length)
+  mask = np.asarray(one.mask)
+  got = np.asarray(two.ids)[..., : one.capacity]
+  np.testing.assert_array_equal(got[mask], np.asarray(one.ids)[mask])
+  assert shared.turns["update"].prompt.shared.ids.shape[1] == 2
+  # As people see them.
+  segment = jax.device_get(jax.tree.map(lambda x: x[1], shared.turns["update"]))
+  plain_one = jax.device_get(
+    jax.tree.map(lambda x: x[1], plain.turns["update"])
+  )
+  for row in (4, 7):
+    assert traces._prompt(segment, row) == traces._prompt(plain_one, row)
+
+
+@pytest.mark.parametrize("micro_batch", [8, 3])
+def test_updates_are_the_same(params, agent, episodes, micro_batch):
+  """With a reference and several minibatches, groups whole or in parts."""
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+  ref = jax.tree.map(lambda x: 0.9 * x, params)
+  found = []
+  for episode in episodes:
+    rows = rows_lib.from_turns(episode.turns["update"], _ADV)
+    copy = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    new, _, history = learner.update(
+      copy,
+      tx.init(copy),
+      [(rows, np.flatnonzero(np.asarray(rows.weight)))],
+      ref,
+      cfg=agent.model,
+      objective=learner.Objective(loss=_LOSS),
+      tx=tx,
+      minibatches=1,
+      micro_batch=micro_batch,
+      old_logp="trainer",
+      rng=np.random.default_rng(0),
+    )
+    found.append((new, history[0]))
+  (one, first), (two, second) = found
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, params)
+  assert max(jax.tree.leaves(moved)) > 1e-3
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  for name in ("loss", "kl", "entropy", "grad_norm", "logp_gap"):
+    np.testing.assert_allclose(first[name], second[name], atol=1e-4)
+
+
+def test_packs_are_whole_groups_or_equal_parts(episodes):
+  rows = rows_lib.from_turns(episodes[1].turns["update"], _ADV)
+  assert rows.group == _G
+  assert [rows.pack(n) for n in (1, 2, 3, 4, 9)] == [1, 2, 2, 4, 4]
+  got = rows_lib.take(rows, jnp.array([3, -1]), 2)  # rows 6, 7 of group 1
+  want = rows.prompt.whole()
+  whole = got.prompt.whole()
+  for i, row in enumerate((6, 7)):
+    n = int(want.length[row])
+    assert int(whole.length[i]) == n
+    np.testing.assert_array_equal(whole.ids[i, :n], want.ids[row, :n])
+  assert not got.weight[2:].any()
+
+
+def test_groups_are_put_where_they_belong(episodes):
+  rows = rows_lib.from_turns(episodes[1].turns["update"], _ADV)
+  count = len(rows.weight)
+  target = np.full(count, -1)
+  target[4:8] = [8, 9, 10, 11]
+  got = rows_lib.put(rows_lib.empty_like(rows, count), rows, target)
+  assert not np.asarray(got.weight)[:8].any()
+  np.testing.assert_array_equal(got.weight[8:12], rows.weight[4:8])
+  old, new = rows.prompt.whole(), got.prompt.whole()
+  np.testing.assert_array_equal(new.ids[8:12], old.ids[4:8])
+  np.testing.assert_array_equal(got.old_logp[8:12], rows.old_logp[4:8])
+
+
+def test_experience_shares_by_the_config(config, policies, params):
+  """One key; and it is refused where there is nothing to share."""
+  config.rollout.share_prefix = True
+  with pytest.raises(ValueError, match="share_prefix=True.*_chunk_first"):
+    build.make(config)
+  config.agent.style = "words_chunk_first"
+  run = build.make(config)
+  gather = lambda cfg: collect.collect(
+    agents.Policies(run.load_params()),
+    run.agent,
+    run.env,
+    run.tokenizer,
+    cfg,
+    key=jax.random.key(1),
+    seed=(1, 2),
+    cursor=0,
+    record=1,
+  )
+  shared = gather(run.collect)
+  plain = gather(dataclasses.replace(run.collect, share_prefix=False))
+  assert shared.rows["update"].group == config.rollout.group_size
+  assert plain.rows["update"].group == 1
+  assert shared.metrics == pytest.approx(plain.metrics)
+  assert shared.tokens == plain.tokens
+  one, two = (
+    [t["calls"][0]["prompt"] for t in x.groups[0]["group"][1]["turns"]]
+    for x in (plain, shared)
+  )
+  assert one == two and one
