@@ -42,7 +42,7 @@ def get_config(arm: str = "rmm") -> ml_collections.ConfigDict:
     config.model.path = "experiments/03_rmm/base"
     config.model.dtype = "float32"
     config.model.scan_layers = False  # faster on CPU
-    config.model.remat = False
+    config.model.remat = "none"
     config.data = ml_collections.ConfigDict(
       {
         "name": "dialogues",

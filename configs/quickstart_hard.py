@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.path = "experiments/01_quickstart/base_hard"
     config.model.dtype = "float32"
     config.model.scan_layers = False  # faster on CPU
-    config.model.remat = False
+    config.model.remat = "none"
     config.data = ml_collections.ConfigDict(
       {
         "name": "relations",

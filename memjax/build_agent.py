@@ -159,7 +159,7 @@ def _embedder(
     hf.load_config(agent.embedder),
     dtype=config.model.dtype,
     scan_layers=config.model.scan_layers,
-    remat=False,
+    remat="none",
   )
   if embedder.vocab_size < tokenizer.vocab_size:
     raise ValueError(

@@ -11,6 +11,7 @@ Turn rows are numbered c * B + b (of an operation that is called n times a turn
 (c * n + i) * B + b), those of questions b * q + i.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -144,12 +145,19 @@ def collect(
     agent = dataclasses.replace(agent, group=G)
   filled, waves, rows, groups = 0, [], {}, []
   max_waves = cfg.max_waves if cfg.dynamic_sampling else Q // W
+  sampled, drawn = collections.deque(), 0
   while filled < Q and len(waves) < max_waves:
-    examples = env.train_examples(cursor, W * q)
-    cursor += W * q
-    episode, wave = _sample(
-      policies, agent, env, tokenizer, cfg, examples, key, seed
-    )
+    # While the host scores a wave the device samples the next, if it is known
+    # that it will be needed.
+    ahead = 1 + (filled + W < Q)
+    while len(sampled) < ahead and drawn < max_waves:
+      examples = env.train_examples(cursor, W * q)
+      cursor, drawn = cursor + W * q, drawn + 1
+      sampled.append(
+        (examples, *_sample(policies, agent, tokenizer, cfg, examples, key))
+      )
+    examples, task, episode = sampled.popleft()
+    wave = _score(agent, env, tokenizer, cfg, examples, task, episode, seed)
     waves.append(wave)
     live_W = wave.live_W if cfg.dynamic_sampling else np.ones(W, bool)
     keep = np.flatnonzero(live_W)[: Q - filled]
@@ -200,16 +208,26 @@ def _spread(target: np.ndarray, times: int) -> np.ndarray:
   return np.where(target[:, None] >= 0, first, -1).reshape(-1)
 
 
-def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
-  """One wave of rollouts with rewards and advantages."""
-  q, G = agent.questions, cfg.group_size
-  W = len(examples) // q
+def _sample(
+  policies: agents.Policies,
+  agent: agents.Agent,
+  tokenizer: tokenizer_lib.Tokenizer,
+  cfg: CollectConfig,
+  examples: Sequence[example_lib.Example],
+  key: jax.Array,
+) -> tuple[tasks.Task, agents.Episode]:
+  """One wave's contexts, and its rollouts, which the device is yet to make."""
   task = tasks.make_task(
     examples, tokenizer, agent, cfg.max_chunks, cfg.max_chunks
   )
-  episode = agents.rollout_jit(
-    policies, agent, tasks.repeat(task, G, q), key, cfg.temperature
-  )
+  rows = tasks.repeat(task, cfg.group_size, agent.questions)
+  return task, agents.rollout_jit(policies, agent, rows, key, cfg.temperature)
+
+
+def _score(agent, env, tokenizer, cfg, examples, task, episode, seed) -> _Wave:
+  """Rewards and advantages of a wave."""
+  q, G = agent.questions, cfg.group_size
+  W = len(examples) // q
   texts = [
     tokenizer.decode(ids) for ids in token_lib.to_lists(episode.answer.result)
   ]
@@ -255,7 +273,7 @@ def _sample(policies, agent, env, tokenizer, cfg, examples, key, seed):
   choices = None
   if cfg.reranks:
     choices = reranker.choices(episode.answer, (W, G, q), shuffle)
-  return episode, _Wave(adv, live_W, stats, choices, task, rewards)
+  return _Wave(adv, live_W, stats, choices, task, rewards)
 
 
 def _rewards(

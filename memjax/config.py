@@ -40,7 +40,9 @@ def default() -> ml_collections.ConfigDict:
         "frozen": "",
         "dtype": "bfloat16",  # of matrix products; masters are float32
         "scan_layers": True,  # False: unrolled, faster on CPU
-        "remat": True,  # recompute layers in the backward pass
+        # What the backward pass computes again: "full", whole layers; "dots",
+        # all but products with weights; "none".
+        "remat": "full",
         "attention": "auto",  # or key of attention.KINDS; auto: by device
       },
       "data": {
@@ -185,6 +187,8 @@ def default() -> ml_collections.ConfigDict:
         "steps": 200,  # iterations: rollouts, then `minibatches` updates
         "minibatches": 1,
         "micro_batch": 8,  # rows per forward and backward pass
+        # Rows are cut to the least of so many widths that holds them.
+        "widths": 1,
         "learning_rate": 1e-6,
         "schedule": "constant",  # linear or cosine: down to 0
         "warmup_steps": 20,
@@ -255,6 +259,7 @@ _AT_LEAST = (
   ("train.steps", 1),
   ("train.minibatches", 1),
   ("train.micro_batch", 1),
+  ("train.widths", 1),
   ("train.warmup_steps", 0),
   ("eval.every", 0),
   ("eval.examples", 1),
@@ -319,6 +324,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       ("trainer", "sampler"),
     ),
     "config.model.dtype": (config.model.dtype, ("float32", "bfloat16")),
+    "config.model.remat": (config.model.remat, ("full", "dots", "none")),
   }
   for key, (value, valid) in choices.items():
     if value not in valid:

@@ -85,7 +85,7 @@ class Checkpoint:
   def _model(self) -> tuple[qwen3.Config, qwen3.Params]:
     """Loaded when there is something to ask."""
     cfg, params = hf.load(self.path, dtype=self.dtype)
-    return dataclasses.replace(cfg, dtype=self.dtype, remat=False), params
+    return dataclasses.replace(cfg, dtype=self.dtype, remat="none"), params
 
   def ask(
     self, prompts: Sequence[str]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from memjax import batching
 from memjax import losses
 from memjax import qwen3
 from memjax import reductions
@@ -101,7 +102,7 @@ def init_sums(params: qwen3.Params, with_ref: bool) -> Sums:
 
 @functools.partial(
   jax.jit,
-  static_argnames=("cfg", "objective", "pack"),
+  static_argnames=("cfg", "objective", "pack", "width"),
   donate_argnames="sums",
 )
 def accumulate(
@@ -114,6 +115,7 @@ def accumulate(
   cfg: qwen3.Config,
   objective: Objective,
   pack: int = 1,
+  width: int | None = None,
 ) -> Sums:
   """Adds one micro-batch.
 
@@ -127,12 +129,13 @@ def accumulate(
     cfg: the model.
     objective: what to minimise.
     pack: rows of a pack, which share the beginning of their prompts.
+    width: no row that is taken is longer; None: not known.
   """
   part = rows_lib.take(rows, index_n, pack)
 
   def loss_fn(params):
     logp, entropy = rows_lib.logp_and_entropy(
-      params, cfg, part, objective.temperature
+      params, cfg, part, objective.temperature, width
     )
     old = jnp.where(on_policy, jax.lax.stop_gradient(logp), part.old_logp)
     loss, metrics = losses.OBJECTIVES[objective.name](
@@ -196,7 +199,7 @@ def apply(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("cfg", "temperature", "pack"),
+  static_argnames=("cfg", "temperature", "pack", "width"),
   donate_argnames="logp_RA",
 )
 def score(
@@ -208,14 +211,32 @@ def score(
   cfg: qwen3.Config,
   temperature: float,
   pack: int = 1,
+  width: int | None = None,
 ) -> jax.Array:
   """Writes the log-probabilities of some packs under params into logp_RA."""
   part = rows_lib.take(rows, index_n, pack)
-  logp, _ = rows_lib.logp_and_entropy(params, cfg, part, temperature)
+  logp, _ = rows_lib.logp_and_entropy(params, cfg, part, temperature, width)
   row = (index_n[:, None] * pack + jnp.arange(pack)[None, :]).reshape(-1)
   # An index beyond the last row writes nowhere.
   target = jnp.where(row < 0, logp_RA.shape[0], row)
   return logp_RA.at[target].set(logp, mode="drop")
+
+
+@functools.partial(jax.jit, static_argnames=("objective", "pack"))
+def unmoved(
+  rows: rows_lib.Rows, index_n: jax.Array, *, objective: Objective, pack: int
+) -> reductions.Mean:
+  """What packs without any advantage add to the loss: 0 of so many.
+
+  Their gradient is 0 unless the loss has a KL or an entropy term, so the model
+  need not read them.
+  """
+  part = rows_lib.take(rows, index_n, pack)
+  nothing = jnp.zeros_like(part.old_logp)
+  loss, _ = losses.OBJECTIVES[objective.name](
+    nothing, nothing, None, part.adv, part.mask, objective.loss
+  )
+  return loss
 
 
 def make_schedule(
@@ -261,6 +282,7 @@ def update(
   micro_batch: int,
   old_logp: str,
   rng: np.random.Generator,
+  widths: int = 1,
 ) -> tuple[qwen3.Params, Any, list[dict[str, jax.Array]]]:
   """Several optimiser steps on the rows of one iteration, shuffled.
 
@@ -278,28 +300,27 @@ def update(
     old_logp: "trainer" computes the behaviour policy's log-probabilities with
       the trainer's own forward pass, "sampler" takes those of sampling.
     rng: shuffles the rows.
+    widths: rows are cut to the least of so many widths that holds them, each a
+      program of its own; does not change the result.
 
   Returns:
     (params, opt_state, metrics of each optimiser step, still on the device);
-    a minibatch without rows makes no step.
+    a minibatch without rows makes no step. Without KL and entropy terms, rows
+    of no advantage are not read: the same gradient, and metrics of the others.
+    "padding" is the share of the tokens read that are none, "skipped" that of
+    the packs that were not read.
   """
   all_rows = [rows for rows, _ in buckets]
-  packs = [rows.pack(micro_batch) for rows in all_rows]
+  plans = [batching.make(rows, micro_batch, widths) for rows in all_rows]
   # Whole packs are shuffled; those without a row that counts are left out.
   parts = [
-    np.array_split(rng.permutation(np.unique(index // pack)), minibatches)
-    for (_, index), pack in zip(buckets, packs)
+    np.array_split(rng.permutation(np.unique(index // plan.pack)), minibatches)
+    for (_, index), plan in zip(buckets, plans)
   ]
 
-  def pieces(index, pack):
-    count = micro_batch // pack
-    return [
-      _padded(index[i : i + count], count) for i in range(0, len(index), count)
-    ]
-
-  def scored(rows, index, pack, params):
+  def scored(rows, index, plan, params):
     logp = jnp.zeros_like(rows.old_logp)
-    for piece in pieces(index, pack):
+    for piece, width in plan.pieces(index):
       logp = score(
         logp,
         params,
@@ -307,26 +328,29 @@ def update(
         piece,
         cfg=cfg,
         temperature=objective.temperature,
-        pack=pack,
+        pack=plan.pack,
+        width=width,
       )
     return logp
 
   if ref_params is not None:
     all_rows = [
       dataclasses.replace(
-        rows, ref_logp=scored(rows, np.concatenate(part), pack, ref_params)
+        rows, ref_logp=scored(rows, np.concatenate(part), plan, ref_params)
       )
-      for rows, part, pack in zip(all_rows, parts, packs)
+      for rows, part, plan in zip(all_rows, parts, plans)
     ]
   first_rows = all_rows
   if old_logp == "trainer" and minibatches > 1:
     # The first minibatch is on-policy and computes its own.
     all_rows = [
       dataclasses.replace(
-        rows, old_logp=scored(rows, np.concatenate(part[1:]), pack, params)
+        rows, old_logp=scored(rows, np.concatenate(part[1:]), plan, params)
       )
-      for rows, part, pack in zip(all_rows, parts, packs)
+      for rows, part, plan in zip(all_rows, parts, plans)
     ]
+  # Rows without advantage have no gradient, unless KL or entropy gives one.
+  reads_all = bool(objective.loss.kl_coef or objective.loss.entropy_coef)
   history = []
   for step in range(minibatches):
     if not any(len(part[step]) for part in parts):
@@ -334,8 +358,15 @@ def update(
     sums = init_sums(params, with_ref=ref_params is not None)
     on_policy = step == 0 and old_logp == "trainer"
     rows_now = all_rows if step else first_rows
-    for rows, part, pack in zip(rows_now, parts, packs):
-      for piece in pieces(part[step], pack):
+    tokens, places, skipped, count = 0, 0, 0, 0
+    for rows, part, plan in zip(rows_now, parts, plans):
+      live = plan.live[part[step]] | reads_all
+      idle = part[step][~live]
+      for i in range(0, len(idle), plan.count):
+        piece = batching.padded(idle[i : i + plan.count], plan.count)
+        more = unmoved(rows, piece, objective=objective, pack=plan.pack)
+        sums = dataclasses.replace(sums, loss=sums.loss + more)
+      for piece, width in plan.pieces(part[step][live]):
         sums = accumulate(
           sums,
           params,
@@ -344,12 +375,14 @@ def update(
           on_policy,
           cfg=cfg,
           objective=objective,
-          pack=pack,
+          pack=plan.pack,
+          width=width,
         )
+        tokens += plan.tokens[piece[piece >= 0]].sum()
+        places += plan.count * plan.pack * width
+      skipped, count = skipped + len(idle), count + len(live)
     params, opt_state, metrics = apply(params, opt_state, sums, tx=tx)
+    metrics["padding"] = np.float32(1 - tokens / max(places, 1))
+    metrics["skipped"] = np.float32(skipped / count)
     history.append(metrics)
   return params, opt_state, history
-
-
-def _padded(index: np.ndarray, size: int) -> np.ndarray:
-  return np.pad(index, (0, size - len(index)), constant_values=-1)

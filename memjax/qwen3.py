@@ -13,6 +13,7 @@ K kv heads, G = N / K, H head width, F mlp width, V vocabulary, L layers.
 """
 
 import dataclasses
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -25,6 +26,17 @@ from memjax import attention
 Params = dict[str, Any]
 
 
+_checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
+# From all of a layer to nothing: the less is stored, the more is done again.
+REMATS = {
+  "full": _checkpoint,
+  "dots": functools.partial(
+    _checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  "none": None,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Shape and numerics of one model; static under jit.
@@ -33,7 +45,7 @@ class Config:
     dtype: what activations and matrix products are computed in. Norms,
       softmax and logits are float32 in any case.
     scan_layers: `lax.scan` over the stacked layers, else a Python loop.
-    remat: recompute each layer in the backward pass instead of storing it.
+    remat: key of REMATS, what of a layer the backward pass computes again.
     attention: one of `attention.KINDS`.
   """
 
@@ -49,7 +61,7 @@ class Config:
   tied_embeddings: bool = True
   dtype: str = "float32"
   scan_layers: bool = True
-  remat: bool = False
+  remat: str = "none"
   attention: str = "blocks"
 
   def __post_init__(self):
@@ -260,7 +272,8 @@ def _layers(params, cfg, x, step, carry=None, before=None):
     x, carry, out = step(state[0], xs, state[1])
     return (x, carry), out
 
-  body = jax.checkpoint(body, prevent_cse=False) if cfg.remat else body
+  if REMATS[cfg.remat]:
+    body = REMATS[cfg.remat](body)
   if cfg.scan_layers:
     index = jnp.arange(cfg.num_layers)
     return jax.lax.scan(body, (x, carry), (*stacked, index))
@@ -370,7 +383,7 @@ def decode_step(
     return x, carry, None
 
   x = _embed(params, cfg, token_B[:, None])
-  cfg = dataclasses.replace(cfg, remat=False)
+  cfg = dataclasses.replace(cfg, remat="none")
   (x, (key, value)), _ = _layers(
     params, cfg, x, step, (cache.key, cache.value), before
   )

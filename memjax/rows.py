@@ -47,6 +47,20 @@ class Rows:
     prompt = self.prompt
     return prompt.group if isinstance(prompt, token_lib.Grouped) else 1
 
+  @property
+  def width(self) -> jax.Array:
+    """int [R], tokens of each row, without what it shares."""
+    prompt = self.prompt
+    own = prompt.own if isinstance(prompt, token_lib.Grouped) else prompt
+    return own.length + self.response.length
+
+  @property
+  def capacity(self) -> int:
+    """The most tokens of a row, without what it shares."""
+    prompt = self.prompt
+    own = prompt.own if isinstance(prompt, token_lib.Grouped) else prompt
+    return own.capacity + self.response.capacity
+
   def pack(self, most: int) -> int:
     """Rows that are taken together, so that they share what they can.
 
@@ -107,18 +121,31 @@ def take(rows: Rows, index_n: jax.Array, pack: int = 1) -> Rows:
 
 
 def logp_and_entropy(
-  params: qwen3.Params, cfg: qwen3.Config, rows: Rows, temperature: float = 1.0
+  params: qwen3.Params,
+  cfg: qwen3.Config,
+  rows: Rows,
+  temperature: float = 1.0,
+  width: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each response token and the entropy there; [R, A].
 
   Only the hidden states that predict a response token are unembedded. What
   rows share is read once; its gradient is the sum of theirs.
+
+  Args:
+    params: of the model.
+    cfg: the model.
+    rows: what it reads.
+    temperature: of sampling.
+    width: tokens of the longest row, what is shared left out; None: not known.
   """
   prompt, prefix = rows.prompt, None
   if isinstance(prompt, token_lib.Grouped):
     shared, prompt = prompt.shared, prompt.own
     prefix = qwen3.read_prefix(params, cfg, shared.ids, shared.length)
   text = token_lib.concat([prompt, rows.response])
+  if width is not None:
+    text = token_lib.truncate(text, width)
   hidden, _ = qwen3.forward(params, cfg, text.ids, prefix=prefix)
   A = rows.response.capacity
   place = prompt.length[:, None] - 1 + jnp.arange(A)[None, :]

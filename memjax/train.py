@@ -185,6 +185,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         tx=run.tx,
         minibatches=config.train.minibatches,
         micro_batch=config.train.micro_batch,
+        widths=config.train.widths,
         old_logp=config.objective.old_logp,
         rng=np.random.default_rng([config.seed, step, 3]),
       )

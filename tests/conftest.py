@@ -121,7 +121,7 @@ def config(model_dir):
       }
     )
   config.model.update(
-    path=str(model_dir), dtype="float32", scan_layers=False, remat=False
+    path=str(model_dir), dtype="float32", scan_layers=False, remat="none"
   )
   config.agent.update(
     style="words",

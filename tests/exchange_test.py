@@ -30,7 +30,7 @@ def _long_texts(path):
   tokenizer = tokenizer_lib.train_bpe(corpus, 330)
   config = config_lib.default()
   config.model.path = tiny_runs.save_model(path / "model", tokenizer, 352)
-  config.model.update(dtype="float32", scan_layers=False, remat=False)
+  config.model.update(dtype="float32", scan_layers=False, remat="none")
   config.data.path = str(path / "texts.json")
   config.data.holdout = 4
   config.agent.update(

@@ -251,7 +251,7 @@ def get_config():
       name="facts", chunks=2, chunk_tokens=6, eval_examples=8, scales=(1,),
       reward_name="reward_f1", metric_name="em"))
   config.model.update(path="{model}", dtype="float32", scan_layers=False,
-    remat=False)
+    remat="none")
   config.agent.update(style="words", chunk_tokens=6, max_chunks=2,
     question_tokens=1, memory_tokens=3, update_tokens=4, answer_tokens=2)
   config.rollout.update(questions=4, wave_questions=4, group_size=4)

@@ -1,0 +1,67 @@
+"""How rows are cut into micro-batches: by groups that share, and by length.
+
+Host only: which rows a micro-batch takes is an index, so no shape depends on
+how many rows there are.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from memjax import rows as rows_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How rows of one shape are cut into micro-batches (host).
+
+  Attributes:
+    pack: rows of a pack.
+    count: packs of a micro-batch.
+    widths: ascending, what packs are cut to; the last holds any.
+    width: of each pack, the place of the least that holds it.
+    tokens: of each pack.
+    live: whether any row of a pack has an advantage.
+  """
+
+  pack: int
+  count: int
+  widths: tuple[int, ...]
+  width: np.ndarray
+  tokens: np.ndarray
+  live: np.ndarray
+
+  def pieces(self, index: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """(packs, their width) of each micro-batch, narrow ones first."""
+    for place, width in enumerate(self.widths):
+      some = index[self.width[index] == place]
+      for i in range(0, len(some), self.count):
+        yield padded(some[i : i + self.count], self.count), width
+
+
+def make(rows: rows_lib.Rows, micro_batch: int, widths: int) -> Plan:
+  """The plan of these rows, at which it looks.
+
+  Args:
+    rows: of one shape.
+    micro_batch: rows of a micro-batch.
+    widths: how many there are to be.
+  """
+  pack = rows.pack(micro_batch)
+  length = np.asarray(rows.width).reshape(-1, pack)
+  step = -(-rows.capacity // widths)
+  ends = tuple(min(step * (i + 1), rows.capacity) for i in range(widths))
+  return Plan(
+    pack,
+    micro_batch // pack,
+    ends,
+    np.searchsorted(ends, length.max(1)),
+    length.sum(1),
+    np.asarray(rows.adv).reshape(-1, pack).any(1),
+  )
+
+
+def padded(index: np.ndarray, size: int) -> np.ndarray:
+  """An index of that size; -1 fills it up."""
+  return np.pad(index, (0, size - len(index)), constant_values=-1)
