@@ -12,8 +12,6 @@ in an iteration and 4 updates instead of 16, for one device.
 Hardware: one 80 GB device. Not run yet: no time, no accuracy. The published
 result of MemFactory with 1.7B is .473 -> .568 (50 documents, 512 answers to 128
 questions, an LLM as judge), which this run's sub_em is not to be compared with.
-The attention still materialises its scores, so the chunk must be shortened
-until that is gone: --config.agent.chunk_tokens=1000.
 """
 
 import ml_collections

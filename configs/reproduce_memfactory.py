@@ -51,10 +51,10 @@ What differs, and why:
     one in brackets after it.
   - The order of training is shuffled, there the file's.
 
-Hardware: one 80 GB device. Not run: there are no weights and no data here. The
-attention still materialises its scores, and 4B does not fit for its optimiser
-state alone. The data path is run in tests/reproduce_memfactory_test.py, on
-generated records and on real questions that `memjax.envs.hotpotqa` packs.
+Hardware: one 80 GB device. Not run: there are no weights and no data here. 4B
+does not fit for its optimiser state alone. The data path is run in
+tests/reproduce_memfactory_test.py, on generated records and on real questions
+that `memjax.envs.hotpotqa` packs.
 """
 
 import ml_collections

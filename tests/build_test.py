@@ -51,7 +51,7 @@ def test_a_run_is_what_the_config_says(config):
     ("model.dtype", "float8", "'float8'.*float32, bfloat16"),
     ("data.name", "squad", "'squad'.*facts.*long_context"),
     ("data.reward_name", "bleu", "'bleu'.*reward_boxed"),
-    ("agent.style", "haiku", "'haiku'.*text, words"),
+    ("agent.style", "haiku", "'haiku'.*text, .*words"),
     ("agent.chunk_tokens", 0, "chunk_tokens=0: expected at least 1"),
     ("rollout.group_size", 1, "group_size=1: expected at least 2"),
     ("rollout.wave_questions", 3, "questions=4 is not a multiple of.*=3"),

@@ -190,3 +190,38 @@ def test_std_normalisation_is_a_choice(policies, agent, tokenizer, std):
   scale = 3**0.5 if std else 1.0
   for value in adv[adv > 0]:
     assert min(abs(value - scale / 3), abs(value - 2 * scale / 3)) < 1e-4
+
+
+class _Watched(_Env):
+  """Notes what is asked of it, in order."""
+
+  def train_examples(self, start, count):
+    self.log.append(f"sample {start}")
+    return super().train_examples(start, count)
+
+  def rewards(self, examples, texts):
+    self.log.append(f"score {examples[0].id}")
+    return [self.reward(*pair) for pair in zip(examples, texts)]
+
+
+@pytest.mark.parametrize(
+  "dynamic, log",
+  [
+    # The next wave is on the device while one is scored.
+    (False, ["sample 0", "sample 2", "score 0", "score 2"]),
+    # With all groups live, two waves are sure to be needed.
+    (True, ["sample 0", "sample 2", "score 0"]),
+  ],
+)
+def test_the_next_wave_is_sampled_while_one_is_scored(
+  policies, agent, tokenizer, dynamic, log
+):
+  env = _Watched()
+  object.__setattr__(env, "log", [])
+  cfg = dataclasses.replace(_CFG, dynamic_sampling=dynamic, max_waves=20)
+  got = _collect(policies, agent, tokenizer, cfg, env)
+  assert env.log[: len(log)] == log
+  # No wave is sampled in vain.
+  samples = sum(x.startswith("sample") for x in env.log)
+  assert samples == len(env.log) / 2 == got.metrics["rollout/waves"]
+  assert got.cursor == 2 * samples

@@ -284,3 +284,69 @@ def test_bad_schedules_are_refused():
     learner.make_schedule("step", 1.0, 10, 0)
   with pytest.raises(ValueError, match="warmup_steps=10.*less than.*10"):
     learner.make_schedule("linear", 1.0, 10, 10)
+
+
+@pytest.mark.parametrize("name", ["multi_conv_dapo", "grpo", "dr_grpo"])
+def test_rows_without_advantage_are_not_read(
+  params, agent, rows, monkeypatch, name
+):
+  """The same step as with all of them, whatever the loss divides by."""
+  adv = lambda part: jnp.where(part.adv > 0.4, part.adv, 0.0)
+  some = [dataclasses.replace(part, adv=adv(part)) for part in rows]
+
+  def loss(params):
+    total = []
+    for part in some:
+      logp, entropy = rows_lib.logp_and_entropy(params, agent.model, part)
+      mean, _ = losses.OBJECTIVES[name](
+        logp, logp, None, part.adv, part.mask, _LOSS, entropy
+      )
+      total.append(mean)
+    return (total[0] + total[1]).value()
+
+  read = []
+  accumulate = learner.accumulate
+
+  def counted(sums, params, part, index, *args, **kwargs):
+    read.extend(np.asarray(part.adv)[index[index >= 0]])
+    return accumulate(sums, params, part, index, *args, **kwargs)
+
+  monkeypatch.setattr(learner, "accumulate", counted)
+  objective = learner.Objective(name=name, loss=_LOSS)
+  tx = optax.sgd(1.0)
+  new, _, (metrics,) = _update(params, agent, some, tx=tx, objective=objective)
+  want = jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params))
+  _assert_close(new, want)
+  live = [x for part in some for x in np.asarray(part.adv)[_index(part)] if x]
+  assert sorted(read) == pytest.approx(sorted(live))
+  total = sum(len(_index(part)) for part in some)
+  assert metrics["skipped"] == pytest.approx(1 - len(live) / total)
+  # With a KL term they have a gradient.
+  read.clear()
+  with_kl = dataclasses.replace(_LOSS, kl_coef=0.1)
+  objective = learner.Objective(name=name, loss=with_kl)
+  _update(params, agent, some, ref=params, tx=tx, objective=objective)
+  assert len(read) == total
+
+
+def test_a_minibatch_without_any_advantage_is_still_a_step(params, agent, rows):
+  """Momentum goes on, as it would if the rows had been read."""
+  none = [
+    dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
+  ]
+  tx = optax.sgd(1.0)
+  new, _, (metrics,) = _update(params, agent, none, tx=tx)
+  _assert_close(new, params, atol=0)
+  assert metrics["skipped"] == 1 and metrics["finite"]
+
+
+def test_rows_are_cut_to_their_length(params, agent, rows):
+  """As many programs as widths, the same step, and less padding."""
+  found = [
+    _update(params, agent, rows, tx=optax.sgd(1.0), widths=n, micro_batch=4)
+    for n in (1, 3)
+  ]
+  (one, _, (first,)), (three, _, (second,)) = found
+  _assert_close(one, three)
+  np.testing.assert_allclose(first["loss"], second["loss"], atol=1e-5)
+  assert 0 < second["padding"] < first["padding"] < 1

@@ -28,6 +28,9 @@ from memjax.envs import relations
 _TASK = flags.DEFINE_enum(
   "task", "facts", ["facts", "hard", "text"], "what to build"
 )
+_STYLE = flags.DEFINE_enum(
+  "style", "words", ["words", "words_chunk_first"], "key of prompts.STYLES"
+)
 _OUT = flags.DEFINE_string("out", None, "directory to write", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "of weights, texts and batches")
 _STEPS = flags.DEFINE_integer("steps", 3000, "optimiser steps")
@@ -98,7 +101,7 @@ def demonstrations(
 ) -> list[supervised.Pairs]:
   """Note-taking turns and answers of `texts` trajectories."""
   rng = np.random.default_rng([seed, 11])
-  style = prompts.STYLES["words"]
+  style = prompts.STYLES[_STYLE.value]
   notes, answers = ([], []), ([], [])
   for i in range(texts):
     example = env.example("demo", i)
