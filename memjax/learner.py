@@ -170,19 +170,28 @@ def apply(
   *,
   tx: optax.GradientTransformation,
 ) -> tuple[qwen3.Params, Any, dict[str, jax.Array]]:
-  """One optimiser step; an update that is not finite changes nothing.
+  """One optimiser step; a gradient that is not finite changes nothing.
+
+  That is known before the first parameter is written, so that nothing needs to
+  be there in its old and its new value at once.
+
+  Args:
+    params: donated.
+    opt_state: donated.
+    sums: of the minibatch.
+    tx: the optimiser.
 
   Returns:
     (params, opt_state, metrics); metrics["finite"] is 0 where the update was
-    left out.
+    left out, and where a finite gradient led to an update that is not finite,
+    which spoils the parameters.
   """
   # den is 0 only if no row counted, and then the gradient is 0 as well.
   scale = 1.0 / jnp.maximum(sums.loss.den, 1e-9)
   grads = jax.tree.map(lambda g: g * scale, sums.grads)
-  updates, new_state = tx.update(grads, opt_state, params)
   grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss.value())
-  finite &= jnp.isfinite(optax.tree.norm(updates))
+  updates, new_state = tx.update(grads, opt_state, params)
   keep = lambda new, old: jax.tree.map(
     lambda a, b: jnp.where(finite, a, b), new, old
   )
@@ -191,7 +200,7 @@ def apply(
     "loss": sums.loss.value(),
     "grad_norm": grad_norm,
     "logp_gap_max": sums.gap_max,
-    "finite": finite,
+    "finite": finite & jnp.isfinite(optax.tree.norm(updates)),
   }
   new_params = keep(optax.apply_updates(params, updates), params)
   return new_params, keep(new_state, opt_state), metrics
@@ -382,6 +391,7 @@ def update(
         places += plan.count * plan.pack * width
       skipped, count = skipped + len(idle), count + len(live)
     params, opt_state, metrics = apply(params, opt_state, sums, tx=tx)
+    del sums  # or they would lie beside those of the next minibatch
     metrics["padding"] = np.float32(1 - tokens / max(places, 1))
     metrics["skipped"] = np.float32(skipped / count)
     history.append(metrics)
