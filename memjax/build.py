@@ -28,6 +28,7 @@ from memjax import hf
 from memjax import judged
 from memjax import learner
 from memjax import losses
+from memjax import optimizer
 from memjax import qwen3
 from memjax import reranker
 from memjax import tasks
@@ -60,10 +61,12 @@ ENVS = {
   "suite": suite.Suite,
 }
 
-# What may differ when a workdir is used again: how long, not what; how a judge
-# is reached, not which one it is; and what others have published.
+# What may differ when a workdir is used again: how long, not what; where the
+# moments are; how a judge is reached, not which one it is; and what others have
+# published.
 _FREE = (
   "train.steps",
+  "train.moments_on_host",
   "name",
   *(
     f"judge.{key}"
@@ -140,7 +143,14 @@ class Run:
     other = None
     if self.trainer:  # in buffers of its own: a step gives them away
       other = jax.tree.map(jnp.array, self.trainer.params(self._others))
-    return self._state(params, other)
+    return self.place(self._state(params, other))
+
+  def place(self, state: learner.TrainState) -> learner.TrainState:
+    """Moves the moments to where config.train.moments_on_host has them."""
+    if not self.config.train.moments_on_host:
+      return state
+    moments = optimizer.to_host(state.opt_state)
+    return dataclasses.replace(state, opt_state=moments)
 
   def _state(self, params: qwen3.Params, other: Any) -> learner.TrainState:
     """From the policy's parameters and those of a trained reranker."""
@@ -169,6 +179,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
       "embeddings: name the tokenizer that the model was trained with"
     )
   rollout, train = config.rollout, config.train
+  optimizer.check_host(train)
   agent = build_agent.make(config, model, tokenizer)
   if rollout.share_prefix and not agent.begins_alike:
     raise ValueError(
@@ -218,15 +229,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     ),
     _objective(config),
     schedule,
-    optax.chain(
-      optax.clip_by_global_norm(train.grad_clip),
-      optax.adamw(
-        lambda count: schedule(count // train.minibatches),
-        b1=train.b1,
-        b2=train.b2,
-        weight_decay=train.weight_decay,
-      ),
-    ),
+    optimizer.make(train, schedule),
     _trainer(config, agent),
   )
 

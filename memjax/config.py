@@ -196,6 +196,12 @@ def default() -> ml_collections.ConfigDict:
         "b2": 0.999,
         "weight_decay": 0.0,
         "grad_clip": 1.0,  # global norm
+        # Beside a float32 parameter adamw holds 8 bytes, with moments in
+        # bfloat16 4, in int8 2.03; adafactor almost none; muon 4 of matrices,
+        # 8 of embeddings, head and norms.
+        "optimizer": "adamw",  # or "adafactor", "muon": optimizer.OPTIMIZERS
+        "moments": "float32",  # of adamw, or "bfloat16", "int8" between updates
+        "moments_on_host": False,  # in host memory between updates
       },
       "eval": {
         "every": 10,  # iterations; 0: only before and after training

@@ -20,6 +20,7 @@ import optax
 
 from memjax import batching
 from memjax import losses
+from memjax import optimizer
 from memjax import qwen3
 from memjax import reductions
 from memjax import reranker as reranker_lib
@@ -177,7 +178,7 @@ def apply(
 
   Args:
     params: donated.
-    opt_state: donated.
+    opt_state: donated; what is in host memory is there afterwards, too.
     sums: of the minibatch.
     tx: the optimiser.
 
@@ -191,7 +192,8 @@ def apply(
   grads = jax.tree.map(lambda g: g * scale, sums.grads)
   grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss.value())
-  updates, new_state = tx.update(grads, opt_state, params)
+  near = optimizer.to_device(opt_state)
+  updates, new_state = tx.update(grads, near, params)
   keep = lambda new, old: jax.tree.map(
     lambda a, b: jnp.where(finite, a, b), new, old
   )
@@ -203,7 +205,8 @@ def apply(
     "finite": finite & jnp.isfinite(optax.tree.norm(updates)),
   }
   new_params = keep(optax.apply_updates(params, updates), params)
-  return new_params, keep(new_state, opt_state), metrics
+  new_state = optimizer.to_place_of(opt_state, keep(new_state, near))
+  return new_params, new_state, metrics
 
 
 @functools.partial(

@@ -101,7 +101,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   if restored is None:
     state, meta, resume_step = run.init_state(params), _Meta(), None
   else:
-    state, meta = restored[0], _Meta(**restored[1])
+    state, meta = run.place(restored[0]), _Meta(**restored[1])
     resume_step = int(state.step)
     logging.info("%s: resumed after iteration %d", workdir, resume_step)
   del params  # its buffers are the state's now, and are given to the updates
