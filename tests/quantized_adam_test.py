@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend import core as jax_core
 
 from memjax import quantized_adam
 
@@ -218,7 +219,7 @@ def _whole(jaxpr, size):
   """Names of the operations that give float32 arrays of at least `size`."""
   found = set()
   for eqn in jaxpr.eqns:
-    inner = [*jax.core.jaxprs_in_params(eqn.params)]
+    inner = [*jax_core.jaxprs_in_params(eqn.params)]
     for sub in inner:
       found |= _whole(sub, size)
     for x in eqn.outvars:
