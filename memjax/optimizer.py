@@ -2,7 +2,7 @@
 
 What each holds beside a float32 parameter, in bytes: adamw 8, with bfloat16
 moments 4, with int8 moments 2.03; muon 4 of the layers' matrices, 8 of the
-rest; adafactor next to nothing. README.md compares them.
+rest; adafactor next to nothing. experiments/07_memory compares them.
 """
 
 from collections.abc import Callable
