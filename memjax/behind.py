@@ -5,17 +5,19 @@ policies score from other memories (`controls`), and the memory gain.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from memjax import contrast
 
 TITLE = "what stands behind the accuracy"
-CAPTION = (
-  "another seed: standard deviation of one run's accuracy [95 % interval], of "
-  "which so much of the variance is due to seeds; controls: the same policies "
-  "with other memories; memory gain = (accuracy - empty memory) / (oracle - "
-  "empty memory), of these runs on other questions"
-)
+_SAID = {
+  "another seed": "another seed: standard deviation of one run's accuracy [95 "
+  "% interval], and how much of its square is due to seeds, not to questions",
+  "controls": "controls: the same policies with other memories",
+  "memory gain": "memory gain = (accuracy - empty memory) / (oracle - empty "
+  "memory), of these runs on other questions",
+}
 
 
 def table(
@@ -48,10 +50,16 @@ def _seeds(cell: Mapping[str, Any] | None) -> str:
   found = cell["between_seeds"]
   text = f"{found['sd']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
   share = found["share"]
-  return text if share is None else f"{text}, {share:.0%} seeds"
+  return text if share is None else f"{text}, seeds {share:.0%}"
 
 
 def _gain(found: Mapping[str, Any] | None) -> str:
   if not found:
     return "-"
   return "none" if found["gain"] is None else contrast.text(found, "gain")
+
+
+def caption(head: Sequence[str]) -> str:
+  """Says what the columns of `table` are."""
+  of = [x if x in _SAID else "controls" for x in head[1:]]
+  return "; ".join(_SAID[x] for x in dict.fromkeys(of))

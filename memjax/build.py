@@ -180,6 +180,8 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     )
   rollout, train = config.rollout, config.train
   optimizer.check_host(train)
+  # What is wrong with a file is said before what an agent makes of it.
+  env = _env(config) if needs_data else None
   agent = build_agent.make(config, model, tokenizer)
   if rollout.share_prefix and not agent.begins_alike:
     raise ValueError(
@@ -196,9 +198,8 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
       f"the {shortest} tokens of the shortest response limit of "
       f"{', '.join(ops)}"
     )
-  env = None
   if needs_data:
-    env = build_judge.wrap(config, _env(config))
+    env = build_judge.wrap(config, env)
     known = [example for x in env.eval_sets().values() for example in x]
     # A generated environment has no list of what it trains on.
     known += getattr(env, "train", ())

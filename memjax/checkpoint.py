@@ -118,8 +118,9 @@ def restore_params(
   )
   if got is None:
     raise ValueError(
-      f"{workdir} holds no checkpoint in {FOLDERS[which]}/: train there first, "
-      "or take the model of config.model.path with --checkpoint=base"
+      f"{workdir} holds no checkpoint in {FOLDERS[which]}/: train there first"
+      + (" with config.eval.every, which chooses it," * (which == "best"))
+      + " or take the model of config.model.path with --checkpoint=base"
     )
   return got["params"], got["meta"]
 

@@ -79,7 +79,7 @@ def reference(config: ml_collections.ConfigDict) -> str:
   keys = dict.fromkeys(key for _, changes in config.arms for key, _ in changes)
   raise ValueError(
     "config.arms: none is the config as it is, which the others are to be "
-    "compared with: add an arm with "
+    "compared with: add an arm (to --sweep a value) with "
     + ", ".join(f"{key}={_value(config, key)!r}" for key in keys)
   )
 

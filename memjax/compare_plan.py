@@ -85,6 +85,7 @@ def _power(
   least = f"{found:.3f}" if math.isfinite(found) else "none"
   return (
     f"smallest difference from the reference in {name} that is found four "
-    f"times in five, corrected for {others} comparisons: {least}, more if "
+    f"times in five, corrected for {others} "
+    f"comparison{'s' * (others > 1)}: {least}, more if "
     "seeds differ"
   )

@@ -41,7 +41,7 @@ def print_table(
   tables.show(_TITLE, _HEAD, rows(found), caption(found), to)
   head, lines = behind.table(found["arms"])
   if lines:
-    tables.show(behind.TITLE, head, lines, behind.CAPTION, to)
+    tables.show(behind.TITLE, head, lines, behind.caption(head), to)
 
 
 def write(workdir: pathlib.Path, title: str, found: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ def write(workdir: pathlib.Path, title: str, found: Mapping[str, Any]) -> None:
   parts = [(_TITLE, _HEAD, rows(found), caption(found))]
   head, lines = behind.table(found["arms"])
   if lines:
-    parts.append((behind.TITLE, head, lines, behind.CAPTION))
+    parts.append((behind.TITLE, head, lines, behind.caption(head)))
   text = "".join(
     f"\n{_capital(name)}:\n\n{_markdown(head, lines)}\n\n{said}.\n"
     for name, head, lines, said in parts

@@ -71,9 +71,8 @@ def load_config(path: str | os.PathLike) -> qwen3.Config:
   """
   file = pathlib.Path(path) / "config.json"
   if not file.is_file():
-    raise ValueError(
-      f"{path} has no config.json: name a Hugging Face directory of Qwen3"
-    )
+    what = "has no config.json" if file.parent.is_dir() else "is no folder"
+    raise ValueError(f"{path} {what}: name a Hugging Face directory of Qwen3")
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:

@@ -120,6 +120,8 @@ def main(argv: list[str]) -> None:
       modes.export(run, workdir, which, _OUT.value)
     else:
       modes.sft(run, _OUT.value)
+  except KeyboardInterrupt:
+    sys.exit("memjax: stopped; the same command goes on from what is saved")
   except (
     ValueError,
     FloatingPointError,

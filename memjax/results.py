@@ -67,6 +67,8 @@ def load(path: str | pathlib.Path) -> Result:
     found = sorted(path.glob("eval_*.json"))
     if len(found) != 1:
       held = ", ".join(x.name for x in found) or "no eval_*.json"
+      if (path / "compare.json").exists() or list(path.glob("*/seed*")):
+        held += "; it is that of a comparison, whose runs are in <arm>/seed<n>"
       raise ValueError(
         f"--runs={path}: no summary.json of a finished run, and {held}: name "
         "the folder of a finished run, or one file that --mode=eval wrote"

@@ -155,7 +155,7 @@ def print_table(
     }
   )
   if rows:
-    tables.show(behind.TITLE, head, rows, behind.CAPTION, to)
+    tables.show(behind.TITLE, head, rows, behind.caption(head), to)
 
 
 def _columns(row: Mapping[str, Any]) -> list[str]:
@@ -173,11 +173,13 @@ def caption(found: Mapping[str, Any]) -> str:
   """Says what was compared and how."""
   sizes = {
     row["set"]: f"{row['set']} {row['n']} questions of {row['documents']} "
-    f"documents, {row['seeds']} seeds"
+    f"documents, {_seeds(row['seeds'])}"
     for row in found["rows"]
   }
+  several = any(row["seeds"] > 1 for row in found["rows"])
   parts = [
-    "[95 % interval over documents, not corrected]",
+    f"[95 % interval over documents{' and seeds' if several else ''}, not "
+    "corrected]",
     "differences question by question",
     "Holm: p corrected for all rows",
     "detectable: found with a power of 80 %",
@@ -186,3 +188,7 @@ def caption(found: Mapping[str, Any]) -> str:
   if found["left_out"]:
     parts.append(f"not in all runs: {', '.join(found['left_out'])}")
   return "; ".join(parts)
+
+
+def _seeds(count: int) -> str:
+  return "one run of each" if count == 1 else f"{count} seeds"

@@ -47,7 +47,7 @@ def test_a_run_is_what_the_config_says(config):
   "key, value, message",
   [
     ("model.path", "", "config.model.path is empty"),
-    ("model.path", "/nowhere", "/nowhere has no config.json"),
+    ("model.path", "/nowhere", "/nowhere is no folder"),
     ("model.dtype", "float8", "'float8'.*float32, bfloat16"),
     ("data.name", "squad", "'squad'.*facts.*long_context"),
     ("data.reward_name", "bleu", "'bleu'.*reward_boxed"),
@@ -243,7 +243,7 @@ def _made(config):
       {"agent.embedder": "", "agent.retriever": "select"},
       "config.agent.retriever='select' needs config.agent.embedder",
     ),
-    ({"agent.embedder": "/nowhere"}, "/nowhere has no config.json"),
+    ({"agent.embedder": "/nowhere"}, "/nowhere is no folder"),
     (
       {"agent.fetched": 2},
       "config.agent.fetched=2: expected more than the 3 of config.agent.retr",

@@ -14,6 +14,7 @@ import pytest
 from memjax import build
 from memjax import checkpoint
 from memjax import hf
+from memjax import main
 from memjax import modes
 from memjax import train
 from memjax import versus
@@ -50,6 +51,18 @@ def run(config, trained, tmp_path_factory):
   return made
 
 
+def test_a_user_may_stop_it(monkeypatch):
+  """Ctrl-C ends with a line, not with where it happened."""
+
+  def stop(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(versus, "run", stop)
+  main.parse(["memjax", "--mode=compare", "--runs=a", "--runs=b"])
+  with pytest.raises(SystemExit, match="stopped; the same command goes on"):
+    main.main(["memjax"])
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [
@@ -75,7 +88,7 @@ def run(config, trained, tmp_path_factory):
       "none is the config as it is.*with train.learning_rate=0.001",
     ),
     (["--config.train.steps=many"], "many"),
-    (["--config.model.path=/nowhere"], "/nowhere has no config.json"),
+    (["--config.model.path=/nowhere"], "/nowhere is no folder"),
     (["--config.rollout.wave_questions=7"], "is not a multiple of"),
     (["--mode=dream"], "dream"),
     (["stray"], "stray"),

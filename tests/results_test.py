@@ -34,6 +34,12 @@ def test_of_a_run_with_evaluations_the_trained_policy_is_meant(tmp_path):
   assert results.load(run).scores["x1"].tolist() == [1.0, 0.0]
 
 
+def _of_arms(path):
+  """A folder with arms in it, of which none is done."""
+  (path / "plain" / "seed0").mkdir(parents=True)
+  return path
+
+
 @pytest.mark.parametrize("kept", [["base", "trained"], None])
 def test_runs_of_earlier_versions_are_refused(tmp_path, kept):
   run = fake_results.write_run(tmp_path / "old", {"x1": [1.0, 0.0]})
@@ -53,6 +59,7 @@ def test_runs_of_earlier_versions_are_refused(tmp_path, kept):
   [
     (lambda path: path / "nowhere", "nowhere: there is no such folder or file"),
     (lambda path: path, "no summary.json of a finished run, and no eval_"),
+    (_of_arms, "that of a comparison, whose runs are in <arm>/seed<n>"),
     (lambda path: fake_results.write(path / "a.json", [1]), "a JSON object"),
     (
       lambda path: fake_results.write(path / "a.json", {"scores": {}}),
