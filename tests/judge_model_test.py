@@ -118,7 +118,7 @@ def test_its_name_says_what_the_files_hold(path, tmp_path):
 def test_a_checkpoint_must_spell_the_prompt(model_dir):
   with pytest.raises(ValueError, match="'Decide' is not in the tokenizer"):
     judge_model.Checkpoint(str(model_dir))
-  with pytest.raises(ValueError, match="/nowhere has no config.json"):
+  with pytest.raises(ValueError, match="/nowhere is no folder"):
     judge_model.Checkpoint("/nowhere")
 
 

@@ -193,7 +193,7 @@ def test_a_poor_judge_is_refused(verdict, message):
     ({"metric": False}, "config.judge.url='http.*but nothing is judged"),
     ({"url": ""}, "name an endpoint, such as"),
     ({"path": "/nowhere"}, "and not both"),
-    ({"path": "/nowhere", "url": ""}, "/nowhere has no config.json"),
+    ({"path": "/nowhere", "url": ""}, "/nowhere is no folder"),
     ({"url": "127.0.0.1:8000"}, "expected the address of an endpoint"),
     ({"url": "http://me:secret@host/v1"}, "names host with a user"),
     ({"url": "http://host/v1?key=secret"}, "or a query"),

@@ -261,6 +261,7 @@ def test_a_run_keeps_its_moments_on_the_host(config, tmp_path):
 def test_a_device_without_host_memory_is_named(config, monkeypatch):
   device = types.SimpleNamespace(
     device_kind="Abacus",
+    platform="abacus",
     addressable_memories=lambda: [types.SimpleNamespace(kind="device")],
   )
   monkeypatch.setattr(jax, "devices", lambda: [device])
