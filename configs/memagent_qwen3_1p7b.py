@@ -22,6 +22,7 @@ from memjax import config as config_lib
 def get_config() -> ml_collections.ConfigDict:
   config = config_lib.default()
   config.name = "memagent_qwen3_1p7b"
+  config.model.path = "Qwen3-1.7B"  # a directory
   config.rollout.update(
     questions=16,
     wave_questions=1,  # 16 rows of 8,200 tokens in the KV cache

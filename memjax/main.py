@@ -14,6 +14,7 @@ from absl import logging
 from ml_collections import config_flags
 
 from memjax import build
+from memjax import command_line
 from memjax import compare
 from memjax import judge
 from memjax import modes
@@ -57,29 +58,6 @@ _RUNS = flags.DEFINE_multi_string(
 def _are_given(values: dict[str, Any]) -> bool:
   given = values["config"] is not None and values["workdir"] is not None
   return values["mode"] == "compare" or given
-
-
-def parse(argv: list[str]) -> list[str]:
-  """Reads the flags; what a config does not know is one clear line."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.IllegalFlagValueError as error:
-    text = str(error).strip()
-    # The whole traceback of a config file that raised something.
-    said = text.splitlines()[-1]
-    if said.startswith("ValueError: "):
-      sys.exit(f"memjax: --config: {said.removeprefix('ValueError: ')}")
-    if "get_config() takes" in said:
-      sys.exit("memjax: --config: this file has no variants after a colon")
-    sys.exit(f"memjax: {text}")
-  except flags.Error:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError) as error:
-    given = " ".join(x for x in argv if x.startswith("--config."))
-    sys.exit(
-      f"memjax: {given}: there is no such key in the config ({error}); "
-      "memjax/config.py lists all keys"
-    )
 
 
 def main(argv: list[str]) -> None:
@@ -133,4 +111,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse)
+  app.run(main, flags_parser=command_line.parse)

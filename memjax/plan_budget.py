@@ -1,0 +1,266 @@
+"""Whether a run fits: what is held in each phase, what fits, what to change.
+
+A phase's total is what is held all the while, and the temporaries of its
+program. What is held is counted from shapes; temporaries come from a meter,
+the compiler or the formulas.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from collections.abc import Mapping
+
+from memjax import build
+from memjax import plan_analytic
+from memjax import plan_shapes
+from memjax import qwen3
+
+PHASES = (plan_shapes.ROLLOUT, plan_shapes.GRADIENT, plan_shapes.STEP)
+# What decides how many rows there are at once.
+SETTINGS = {
+  plan_shapes.ROLLOUT: "rollout.group_size",
+  plan_shapes.GRADIENT: "train.micro_batch",
+}
+
+# Bytes of temporaries of (program, rows): rows of a micro-batch, or the group
+# size of a rollout.
+Meter = Callable[[str, int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """Bytes of one phase on one device, by purpose.
+
+  Attributes:
+    held: all the while.
+    temporary: of the program.
+    parts: what the temporaries are, by formula.
+  """
+
+  held: Mapping[str, float]
+  temporary: float
+  parts: Mapping[str, float]
+
+  @property
+  def total(self) -> float:
+    """Of both."""
+    return sum(self.held.values()) + self.temporary
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run on a device.
+
+  Attributes:
+    run: what is planned.
+    shapes: of the run.
+    work: of an iteration.
+    devices: among which fsdp divides parameters and their like, and rows.
+    meter: of temporaries.
+  """
+
+  run: build.Run
+  shapes: plan_shapes.Shapes
+  work: plan_analytic.Work
+  devices: int
+  meter: Meter
+
+  def held(self, phase: str, group_size: int) -> dict[str, float]:
+    """Bytes that stay throughout a phase, by purpose."""
+    shapes, run = self.shapes, self.run
+    size, share = plan_shapes.size, 1 / self.devices
+    narrow = run.model.dtype != "float32"
+    found = {
+      "masters" if narrow else "parameters": share * size(shapes.state.params)
+    }
+    # Moments that live on the host come to the device for the step alone.
+    away = run.config.train.get("moments_on_host", False)
+    if phase == plan_shapes.STEP or not away:
+      found["moments"] = share * size(shapes.state.opt_state)
+    if shapes.state.reranker is not None:
+      found["reranker"] = share * size(shapes.state.reranker)
+    if shapes.reference is not None:
+      found["reference"] = share * size(shapes.reference)
+    for name in ("frozen", "embedder"):
+      if (tree := getattr(shapes.policies, name)) is not None:
+        found[name] = share * size(tree)
+    if phase != plan_shapes.ROLLOUT:
+      found["gradients"] = share * size(shapes.state.params)
+    elif narrow:
+      found[f"policy in {run.model.dtype}"] = share * size(
+        shapes.policies.policy
+      )
+    # An iteration's rows, and until its metrics are read the last one's.
+    times = 2 * share * group_size / run.collect.group_size
+    found["rows"] = times * size(shapes.rows)
+    return found
+
+  def phase(self, name: str, rows: int | None = None) -> Phase:
+    """A phase, with the config's own rows or others."""
+    group = self.run.collect.group_size
+    if name == plan_shapes.ROLLOUT:
+      rows = group = rows or group
+    rows = rows or self.work.micro_batch
+    return Phase(
+      self.held(name, group),
+      self.meter(name, rows),
+      self.parts(name, rows),
+    )
+
+  def parts(self, name: str, rows: int) -> dict[str, float]:
+    """Temporaries by formula."""
+    return parts(self.work, name, rows, self.run, self.devices)
+
+
+def describe_work(
+  run: build.Run, shapes: plan_shapes.Shapes
+) -> plan_analytic.Work:
+  """What an iteration computes, from the shapes of its segments."""
+  B = shapes.task.chunks.length.shape[1]
+  episode, calls = shapes.episode, []
+  for op, segment in {**episode.turns, **episode.asked}.items():
+    rows = segment.active.shape[-1]
+    # Extraction asks about all speakers at once, updates go one by one.
+    at_once = rows if op in episode.asked or op == "extract" else B
+    calls.append(
+      plan_analytic.Call(
+        op,
+        at_once,
+        segment.active.size // at_once,
+        segment.prompt.ids.shape[-1],
+        segment.response.tokens.ids.shape[-1],
+      )
+    )
+  train, kl = run.config.train, shapes.reference is not None
+  # Later minibatches need the log-probabilities of the behaviour policy.
+  later = (train.minibatches - 1) / train.minibatches
+  old = later if run.config.objective.old_logp == "trainer" else 0
+  trained = tuple(
+    plan_analytic.Call(
+      op,
+      x.weight.shape[0],
+      1,
+      x.prompt.ids.shape[1],
+      x.response.ids.shape[1],
+    )
+    for op, x in shapes.rows.items()
+  )
+  return plan_analytic.Work(
+    run.model,
+    tuple(calls),
+    run.collect.questions // run.collect.wave_questions,
+    trained,
+    run.agent.turn_ops[0],
+    train.micro_batch,
+    train.minibatches,
+    kl + old,
+  )
+
+
+def parts(
+  work: plan_analytic.Work, name: str, rows: int, run: build.Run, devices: int
+) -> dict[str, float]:
+  """Temporaries of a phase by formula; on several devices, on each."""
+  cfg = work.model
+  if name == plan_shapes.STEP:
+    return plan_analytic.step(qwen3.num_params(cfg), devices)
+  if name == plan_shapes.GRADIENT:
+    part = dataclasses.replace(work.longest, rows=math.ceil(rows / devices))
+    found = plan_analytic.gradient(cfg, part, devices)
+  else:
+    scale = rows / run.collect.group_size / devices
+    found = max(
+      (
+        plan_analytic.rollout(
+          cfg, dataclasses.replace(call, rows=math.ceil(call.rows * scale))
+        )
+        for call in work.calls
+      ),
+      key=lambda found: sum(found.values()),
+    )
+  if devices > 1:
+    found["gathered layer"] = plan_analytic.gathered(cfg)
+  return found
+
+
+def formula(work: plan_analytic.Work, run: build.Run, devices: int) -> Meter:
+  """A meter that needs no compiler."""
+  return lambda name, rows: sum(parts(work, name, rows, run, devices).values())
+
+
+def largest(
+  total: Callable[[int], float], at: int, least: int, most: int, budget: float
+) -> int:
+  """The most rows whose total is within a budget; 0 if the least is not.
+
+  Bytes grow with rows by equal steps, nearly: two points give a guess, which
+  is then measured. Four row counts are measured at most.
+  """
+  known = {n: total(n) for n in {at, least if at > least else 2 * least}}
+  for _ in range(2):
+    (a, low), (b, high) = sorted(known.items())[-2:]
+    slope = max((high - low) / (b - a), 1.0)
+    guess = min(math.floor(b + (budget - high) / slope), most)
+    if guess < least or guess in known:
+      break
+    known[guess] = total(guess)
+  return max((n for n, x in known.items() if x <= budget), default=0)
+
+
+def changes(
+  plan: Plan, name: str, excess: float, most: Mapping[str, int]
+) -> dict[str, float]:
+  """Single settings that save memory in a phase, and how many bytes.
+
+  Args:
+    plan: of the run.
+    name: of the phase.
+    excess: bytes over the budget.
+    most: the largest group size (ROLLOUT) and micro-batch (GRADIENT) that fit.
+  """
+  run, work, config = plan.run, plan.work, plan.run.config
+  now, found = plan.phase(name), {}
+  own = {
+    plan_shapes.ROLLOUT: run.collect.group_size,
+    plan_shapes.GRADIENT: work.micro_batch,
+    plan_shapes.STEP: 0,
+  }[name]
+
+  def other(work: plan_analytic.Work) -> float:
+    """What other work saves by formula, in proportion to what was measured."""
+    new = sum(parts(work, name, own, run, plan.devices).values())
+    return now.temporary * (1 - new / sum(now.parts.values()))
+
+  if 0 < (fewer := most.get(name, 0)) < own:
+    found[f"{SETTINGS[name]}={fewer}"] = (
+      now.total - plan.phase(name, fewer).total
+    )
+  if run.collect.wave_questions > 1:
+    share = 1 / run.collect.wave_questions
+    calls = tuple(
+      dataclasses.replace(call, rows=math.ceil(call.rows * share))
+      for call in work.calls
+    )
+    found["rollout.wave_questions=1"] = other(
+      dataclasses.replace(work, calls=calls)
+    )
+  if not work.model.remat:
+    model = dataclasses.replace(work.model, remat=True)
+    found["model.remat=True"] = other(dataclasses.replace(work, model=model))
+  size = config.agent.chunk_tokens
+  for chunk in (size // 2, size // 4, size // 8):
+    saved = other(work.shorter(size - chunk))
+    if saved >= excess:
+      found[f"agent.chunk_tokens={chunk}"] = saved
+      break
+  else:
+    found[f"agent.chunk_tokens={chunk}"] = saved
+  moments = now.held.get("moments", 0.0)
+  found["objective.kl_coef=0"] = now.held.get("reference", 0.0)
+  if config.train.get("moments") == "float32":
+    # 8 bytes of a parameter become 2, and scales.
+    found["train.moments=int8"] = 0.74 * moments
+  if not config.train.get("moments_on_host", True):
+    if name != plan_shapes.STEP:
+      found["train.moments_on_host=True"] = moments
+  return {key: saved for key, saved in found.items() if saved > 0}

@@ -1,0 +1,295 @@
+"""What a run allocates and compiles, as shapes: nothing is loaded or allocated.
+
+The objects are those of `build.make`, the programs those of the run. Where a
+config names a published Qwen3 instead of a directory, its config.json is
+written from the table below, with a stand-in for its tokenizer: the planner
+needs how long prompts are, not what is in them.
+
+Dimension key: B = W * G trajectories of a wave of W questions, R rows of an
+iteration, n rows of a micro-batch.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from memjax import agents
+from memjax import build
+from memjax import learner
+from memjax import prompts
+from memjax import qwen3
+from memjax import rows as rows_lib
+from memjax import tasks
+from memjax import tokenizer as tokenizer_lib
+from memjax.envs import example as example_lib
+from memjax.memory import rerank
+
+# hidden_size, num_hidden_layers, num_attention_heads, intermediate_size,
+# rope_theta, vocab_size as their config.json on the hub have them.
+_PUBLISHED = {
+  "Qwen3-0.6B": (1024, 28, 16, 3072, 1e6, 151936),
+  "Qwen3-1.7B": (2048, 28, 16, 6144, 1e6, 151936),
+  "Qwen3-4B": (2560, 36, 32, 9728, 1e6, 151936),
+  "Qwen3-4B-Instruct-2507": (2560, 36, 32, 9728, 5e6, 151936),
+  "Qwen3-Embedding-0.6B": (1024, 28, 16, 3072, 1e6, 151669),
+}
+# How Qwen3 frames one message without reasoning.
+_CHAT = (
+  "<|im_start|>user\n{{ messages[0]['content'] }}<|im_end|>\n"
+  "<|im_start|>assistant\n"
+  "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+_SPECIAL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+# The programs of an iteration that decide what fits. Scoring by the reference
+# holds less than a gradient: neither sums nor what a backward pass keeps.
+ROLLOUT, GRADIENT, STEP = "rollout", "gradient", "step"
+
+
+def resolve(
+  config: ml_collections.ConfigDict, folder: str | os.PathLike
+) -> tuple[ml_collections.ConfigDict, list[str]]:
+  """A config whose model paths are directories, and what was assumed.
+
+  Args:
+    config: of a run; not changed.
+    folder: where directories of published shapes are written.
+
+  Raises:
+    ValueError: a path is neither a directory nor a published name.
+  """
+  config = config.copy_and_resolve_references()
+  notes = []
+  bare = not config.model.tokenizer
+  for section, key in (
+    ("model", "path"),
+    ("model", "frozen"),
+    ("agent", "embedder"),
+  ):
+    path = config[section][key]
+    if (not path and key != "path") or (
+      pathlib.Path(path) / "config.json"
+    ).is_file():
+      continue
+    name = pathlib.Path(path).name
+    if name not in _PUBLISHED:
+      raise ValueError(
+        f"config.{section}.{key}={path!r} is no directory with a config.json: "
+        f"name one, or one of {', '.join(_PUBLISHED)}"
+      )
+    config[section][key] = str(_write(name, pathlib.Path(folder) / name))
+    notes.append(f"{path}: the published shape; no weights are needed")
+  path = pathlib.Path(config.model.path)
+  if bare and path.parent == pathlib.Path(folder):
+    notes.append(
+      "prompts are counted with a stand-in tokenizer, about 20 tokens too "
+      "many; --config.model.tokenizer=DIR counts with the real one"
+    )
+  return config, notes
+
+
+def _write(name: str, path: pathlib.Path) -> pathlib.Path:
+  """config.json and tokenizer of a published model."""
+  width, layers, heads, mlp, theta, vocab = _PUBLISHED[name]
+  path.mkdir(exist_ok=True)
+  (path / "config.json").write_text(
+    json.dumps(
+      {
+        "model_type": "qwen3",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": mlp,
+        "rope_theta": theta,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": vocab,
+        "tie_word_embeddings": True,
+      }
+    )
+  )
+  stand_in().save(path)
+  return path
+
+
+def stand_in() -> tokenizer_lib.Tokenizer:
+  """A tokenizer of memjax's own prompts, framed as Qwen3's."""
+  texts = [
+    text
+    for styles in (prompts.STYLES, prompts.BANK_STYLES)
+    for text in styles["text"].values()
+  ]
+  tokenizer = tokenizer_lib.train_bpe(texts, 4096, _SPECIAL)
+  tokenizer.backend.chat_template = _CHAT
+  return tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """What a run holds on the device, as shapes.
+
+  Attributes:
+    policies: of rollouts, in the dtype that the model computes in.
+    task: a wave's, B trajectories.
+    episode: what a wave comes to.
+    rows: by trained operation, of an iteration.
+    state: masters and moments.
+    reference: parameters of the KL term, or None.
+  """
+
+  policies: agents.Policies
+  task: tasks.Task
+  episode: agents.Episode
+  rows: dict[str, rows_lib.Rows]
+  state: learner.TrainState
+  reference: qwen3.Params | None
+
+  @property
+  def longest(self) -> str:
+    """The operation whose rows are the longest: micro-batches are of one."""
+    tokens = lambda op: (
+      self.rows[op].prompt.ids.shape[1] + self.rows[op].response.ids.shape[1]
+    )
+    return max(self.rows, key=tokens)
+
+
+def describe(run: build.Run, group_size: int | None = None) -> Shapes:
+  """Shapes of a run, with its own group size or another."""
+  cfg = run.collect
+  G, q = group_size or cfg.group_size, run.agent.questions
+  state = run.abstract_state()
+  cast = _cast(state.params, run.model.dtype)
+  policies = _policies(run, state, cast)
+  task = jax.eval_shape(lambda: _task(run, G))
+  episode = jax.eval_shape(
+    lambda policies, task: agents.rollout(
+      policies, run.agent, task, jax.random.key(0), cfg.temperature
+    ),
+    policies,
+    task,
+  )
+  rows = {}
+  for op in run.agent.trained:
+    if op in episode.asked:
+      segment, make = episode.asked[op], rows_lib.from_segment
+      count = cfg.questions * G * q
+    else:
+      segment, make = episode.turns[op], rows_lib.from_turns
+      count = segment.active.size * cfg.questions // cfg.wave_questions
+    adv = jax.ShapeDtypeStruct(segment.active.shape[-1:], jnp.float32)
+    rows[op] = jax.eval_shape(
+      lambda segment, adv, make=make, count=count: rows_lib.empty_like(
+        make(segment, adv), count
+      ),
+      segment,
+      adv,
+    )
+  kl = run.config.objective.kl_coef
+  return Shapes(policies, task, episode, rows, state, cast if kl else None)
+
+
+def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
+
+
+def _policies(
+  run: build.Run, state: learner.TrainState, policy: qwen3.Params
+) -> agents.Policies:
+  """As `build_agent.load_others` finds them, but for their values."""
+  agent = run.agent
+  frozen = embedder = reranker = None
+  if set(agent.trained) != {*agent.turn_ops, *agent.answer_ops}:
+    frozen = policy
+  retriever = getattr(agent, "retriever", None)
+  if retriever and retriever.embedder:
+    tuned = retriever.explores and run.config.reranker.tunes == "encoder"
+    embedder = _cast(
+      jax.eval_shape(lambda: qwen3.init(jax.random.key(0), retriever.embedder)),
+      "float32" if tuned else run.model.dtype,
+    )
+    if retriever.reranks:
+      reranker = jax.eval_shape(lambda: rerank.init(retriever.width))
+  found = agents.Policies(policy, frozen, embedder, reranker)
+  if state.reranker is None:
+    return found
+  return run.trainer.policies(found, state.reranker.params)
+
+
+def _task(run: build.Run, group_size: int) -> tasks.Task:
+  """A wave of questions about texts that fill all chunks."""
+  q, W = run.agent.questions, run.collect.wave_questions
+  one = example_lib.Example(
+    0, "?", "text", ("",), {"speakers": ("speaker", "speaker")}
+  )
+  C = run.collect.max_chunks
+  task = tasks.make_task([one] * W * q, run.tokenizer, run.agent, C, C)
+  return jax.tree.map(jnp.asarray, tasks.repeat(task, group_size, q))
+
+
+def lower(
+  run: build.Run,
+  shapes: Shapes,
+  program: str,
+  rows: int,
+  place: Callable[[Any], Any],
+) -> Any:
+  """A program of the run, traced for shapes alone.
+
+  Args:
+    run: the run.
+    shapes: of the run, with the group size that a rollout is to have.
+    program: ROLLOUT, GRADIENT or STEP.
+    rows: of a micro-batch (GRADIENT).
+    place: puts shapes on a device.
+  """
+  state, cfg = place(shapes.state), run.model
+  if program == ROLLOUT:
+    return agents.rollout_jit.lower(
+      place(shapes.policies),
+      run.agent,
+      place(shapes.task),
+      state.key,
+      run.collect.temperature,
+    )
+  sums = place(
+    jax.eval_shape(
+      lambda params: learner.init_sums(params, shapes.reference is not None),
+      shapes.state.params,
+    )
+  )
+  if program == STEP:
+    return learner.apply.lower(state.params, state.opt_state, sums, tx=run.tx)
+  part = shapes.rows[shapes.longest]
+  index = place(jax.ShapeDtypeStruct((rows,), jnp.int32))
+  if shapes.reference is not None:
+    part = dataclasses.replace(part, ref_logp=part.old_logp)
+  return learner.accumulate.lower(
+    sums,
+    state.params,
+    place(part),
+    index,
+    True,
+    cfg=cfg,
+    objective=run.objective,
+  )
+
+
+def size(tree: Any) -> int:
+  """Bytes of the arrays of a tree; a random key has two uint32."""
+  return sum(
+    leaf.size
+    * (
+      8
+      if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+      else leaf.dtype.itemsize
+    )
+    for leaf in jax.tree.leaves(tree)
+  )
