@@ -11,6 +11,7 @@ import functools
 import sys
 import tempfile
 
+import jax
 import ml_collections
 from absl import app
 from absl import flags
@@ -229,6 +230,8 @@ def main(argv: list[str]) -> None:
   """Checks the flags and plans."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+  # A device that is there is left alone.
+  jax.config.update("jax_platforms", "cpu")
   try:
     fits = plan(_CONFIG.value, _TARGET.value, _ANALYTIC.value)
   except (ValueError, RuntimeError) as error:

@@ -134,7 +134,7 @@ def rollout(cfg: qwen3.Config, call: Call) -> dict[str, float]:
       "activations": _attending(cfg, B, P),
     },
     {"cache": read, "activations": _mixing(cfg, B, P)},
-    {"cache": read + whole},  # room for new tokens is added
+    {"cache": whole + read / 2},  # room is added to keys, then to values
     {  # logits, their log-softmax and the noise
       "cache": whole,
       "logits": 3 * 4 * B * cfg.vocab_size,
@@ -174,10 +174,10 @@ def gradient(
       "attention scores": _scores(cfg, rows, T, 16),
       "activations": 2 * _attending(cfg, rows, T),
     },
-    {
-      "gradients": layers,
+    {  # a layer's own gradient in float32, the embedding as it is computed with
+      "gradients": layers + 4 * layer_params(cfg),
       "saved activations": saved,
-      "activations": 2 * _mixing(cfg, rows, T),
+      "activations": 2 * _mixing(cfg, rows, T) + e * cfg.vocab_size * cfg.width,
     },
   )
   return max(moments, key=lambda parts: sum(parts.values()))

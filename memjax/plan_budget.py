@@ -194,10 +194,10 @@ def largest(
   """The most rows whose total is within a budget; 0 if the least is not.
 
   Bytes grow with rows by equal steps, nearly: two points give a guess, which
-  is then measured. Four row counts are measured at most.
+  is then measured, thrice at most: at some sizes XLA works otherwise.
   """
   known = {n: total(n) for n in {at, least if at > least else 2 * least}}
-  for _ in range(2):
+  for _ in range(3):
     (a, low), (b, high) = sorted(known.items())[-2:]
     slope = max((high - low) / (b - a), 1.0)
     guess = min(math.floor(b + (budget - high) / slope), most)

@@ -67,6 +67,10 @@ def resolve(
   """
   config = config.copy_and_resolve_references()
   notes = []
+  if config.model.get("attention") == "auto":
+    # What it means on the target, not where the plan is made.
+    narrow = config.model.dtype == "bfloat16"
+    config.model.attention = "cudnn" if narrow else "blocks"
   bare = not config.model.tokenizer
   for section, key in (
     ("model", "path"),
