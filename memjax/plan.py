@@ -103,7 +103,8 @@ def _why(analytic: bool, devices: int) -> str:
   )
   return (
     f"temporaries by formula, not compiled: {reason}. The formulas are within "
-    f"{plan_analytic.ERROR:.0%} of XLA's figures in experiments/08_plan"
+    f"{plan_analytic.ERROR:.0%} of XLA's figures in experiments/08_plan, "
+    "but for the optimiser step, of which they are an upper bound"
   )
 
 
