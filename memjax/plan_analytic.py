@@ -13,6 +13,7 @@ V vocabulary, L layers.
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
@@ -37,6 +38,8 @@ class Call:
     times: how often in a wave, one behind the other.
     prompt: P.
     response: A.
+    shared: tokens before these prompts, which groups read and hold once.
+    group: rows that share them.
   """
 
   op: str
@@ -44,6 +47,17 @@ class Call:
   times: int
   prompt: int
   response: int
+  shared: int = 0
+  group: int = 1
+
+  @property
+  def texts(self) -> int:
+    """How many beginnings are read."""
+    return math.ceil(self.rows / self.group) if self.shared else 0
+
+  def pack(self, most: int) -> int:
+    """Rows that are taken together, as `rows.Rows.pack` has it."""
+    return max(n for n in range(1, most + 1) if not self.group % n)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +87,20 @@ class Work:
   @property
   def longest(self) -> Call:
     """The longest trained rows: what a micro-batch holds at most."""
-    return max(self.trained, key=lambda call: call.prompt + call.response)
+    tokens = lambda call: call.shared + call.prompt + call.response
+    return max(self.trained, key=tokens)
 
   def shorter(self, tokens: int) -> "Work":
     """The same with chunks that are so much shorter."""
-    cut = lambda calls: tuple(
-      dataclasses.replace(c, prompt=c.prompt - tokens * (c.op == self.reads))
-      for c in calls
-    )
+
+    def one(call: Call) -> Call:
+      if call.op != self.reads:
+        return call
+      # A chunk is shared where anything is.
+      key = "shared" if call.shared else "prompt"
+      return dataclasses.replace(call, **{key: getattr(call, key) - tokens})
+
+    cut = lambda calls: tuple(map(one, calls))
     return dataclasses.replace(
       self, calls=cut(self.calls), trained=cut(self.trained)
     )
@@ -102,19 +122,43 @@ def _width(cfg: qwen3.Config) -> int:
   return jnp.dtype(cfg.dtype).itemsize
 
 
-def _scores(cfg: qwen3.Config, rows: int, tokens: int, each: int) -> float:
+def _scores(
+  cfg: qwen3.Config, rows: int, tokens: int, each: int, before: int = 0
+) -> float:
   """Attention scores of a layer; `each` bytes for each of them."""
-  kind = getattr(cfg, "attention", "plain")
-  if kind == "cudnn":
+  if cfg.attention == "cudnn":
     return 0
-  every = rows * cfg.num_heads * tokens**2 * each
-  return min(every, _BLOCK_SCORES / 4 * each) if kind == "blocks" else every
+  every = rows * cfg.num_heads * tokens * (tokens + before) * each
+  if cfg.attention == "blocks":
+    return min(every, _BLOCK_SCORES / 4 * each)
+  return every
+
+
+def _behind(
+  cfg: qwen3.Config, rows: int, tokens: int, before: int, times: int
+) -> float:
+  """What cuDNN takes to attend to a prefix: each row its own copy, and a mask.
+
+  Keys and values of prefix and row stand together, `times` of each (gradients
+  are as large); the mask is a bias in the dtype of the keys.
+  """
+  if cfg.attention != "cudnn" or not before:
+    return 0
+  heads = 2 * cfg.num_kv_heads * cfg.head_dim
+  keys = rows * (before + tokens) * heads
+  return (times * keys + rows * tokens * (before + tokens)) * _width(cfg)
 
 
 def _attending(cfg: qwen3.Config, rows: int, tokens: int) -> int:
   """What a layer holds while it attends, beside the scores: x, q, k, v."""
   heads = (cfg.num_heads + 2 * cfg.num_kv_heads) * cfg.head_dim
   return rows * tokens * (cfg.width + heads) * _width(cfg)
+
+
+def _attended(cfg: qwen3.Config, rows: int, tokens: int) -> int:
+  """What a layer's attention keeps for its backward pass: q, k, v, output."""
+  heads = 2 * (cfg.num_heads + cfg.num_kv_heads) * cfg.head_dim
+  return rows * tokens * heads * _width(cfg)
 
 
 def _mixing(cfg: qwen3.Config, rows: int, tokens: int) -> int:
@@ -124,19 +168,22 @@ def _mixing(cfg: qwen3.Config, rows: int, tokens: int) -> int:
 
 def rollout(cfg: qwen3.Config, call: Call) -> dict[str, float]:
   """Temporaries of a rollout by purpose, at its fullest moment."""
-  B, P = call.rows, call.prompt
+  B, P, W = call.rows, call.prompt, call.texts
+  prefix = cache_bytes(cfg, W, call.shared)
   read = cache_bytes(cfg, B, P)
   whole = cache_bytes(cfg, B, P + call.response)
   moments = (
     {  # the last layer of prefill: scores, then their softmax
-      "cache": read,
-      "attention scores": _scores(cfg, B, P, 4 + _width(cfg)),
-      "activations": _attending(cfg, B, P),
+      "cache": prefix + read,
+      "attention scores": _scores(cfg, B, P, 4 + _width(cfg), call.shared),
+      "activations": _attending(cfg, B, P) + _behind(cfg, B, P, call.shared, 1),
     },
-    {"cache": read, "activations": _mixing(cfg, B, P)},
-    {"cache": whole + read / 2},  # room is added to keys, then to values
+    {"cache": prefix + read, "activations": _mixing(cfg, B, P)},
+    {"cache": prefix, "activations": _mixing(cfg, W, call.shared)},
+    # Room is added to keys, then to values.
+    {"cache": prefix + whole + read / 2},
     {  # logits, their log-softmax and the noise
-      "cache": whole,
+      "cache": prefix + whole,
       "logits": 3 * 4 * B * cfg.vocab_size,
     },
   )
@@ -154,13 +201,21 @@ def gradient(
     shards: devices among which gradients are divided.
   """
   rows, response, e = call.rows, call.response, _width(cfg)
-  T = call.prompt + response
+  T, before, W = call.prompt + response, call.shared, call.texts
   layers = 4 * cfg.num_layers * layer_params(cfg) / shards
   embed = cfg.vocab_size * cfg.width / shards
-  saved = cfg.num_layers * rows * T * cfg.width * e
-  if not cfg.remat:
-    kept = _attending(cfg, rows, T) + _mixing(cfg, rows, T)
-    kept += _scores(cfg, rows, T, 4 + e)
+  # Keys and values of what is shared, and their gradients.
+  prefix = 2 * cache_bytes(cfg, W, before)
+  tokens = rows * T + W * before
+  saved = cfg.num_layers * tokens * cfg.width * e + prefix
+  if cfg.remat == "dots":
+    heads = 2 * (cfg.num_heads + cfg.num_kv_heads) * cfg.head_dim
+    products = heads + 2 * cfg.mlp_dim + 2 * cfg.width
+    saved += cfg.num_layers * tokens * products * e
+  elif cfg.remat == "none":
+    kept = _attending(cfg, 1, tokens) + _mixing(cfg, 1, tokens)
+    kept += _scores(cfg, rows, T, 4 + e, before)
+    kept += _behind(cfg, rows, T, before, 1)
     saved += cfg.num_layers * kept
   moments = (
     {  # logits twice and their gradient; both uses of the embedding
@@ -171,13 +226,16 @@ def gradient(
     {  # a layer's scores, weights, and the gradients of both in float32
       "gradients": layers,
       "saved activations": saved,
-      "attention scores": _scores(cfg, rows, T, 16),
-      "activations": 2 * _attending(cfg, rows, T),
+      "attention scores": _scores(cfg, rows, T, 16, before),
+      "activations": 2 * _attending(cfg, rows, T)
+      + _behind(cfg, rows, T, before, 2),
     },
     {  # a layer's own gradient in float32, the embedding as it is computed with
       "gradients": layers + 4 * layer_params(cfg),
       "saved activations": saved,
-      "activations": 2 * _mixing(cfg, rows, T) + e * cfg.vocab_size * cfg.width,
+      "activations": 2 * _mixing(cfg, rows, T)
+      + _attended(cfg, rows, T)
+      + e * cfg.vocab_size * cfg.width,
     },
   )
   return max(moments, key=lambda parts: sum(parts.values()))
@@ -248,21 +306,30 @@ def costs(
   read = written = moved = waited = 0.0
   for call in work.calls:
     B, P, A = call.rows, call.prompt, call.response
+    before, W = call.shared, call.texts
     times = call.times * work.waves
-    read += times * B * (forward_flops(cfg, P) + head_flops(cfg, 1))
-    new = B * (forward_flops(cfg, A, P) + head_flops(cfg, A))
+    read += times * W * forward_flops(cfg, before)
+    read += times * B * (forward_flops(cfg, P, before) + head_flops(cfg, 1))
+    new = B * (forward_flops(cfg, A, before + P) + head_flops(cfg, A))
     # Each token reads the weights once for all rows, and each row's cache.
     passed = A * weights * _width(cfg) + cache_bytes(cfg, B, A) * (P + A / 2)
+    passed += cache_bytes(cfg, W, A) * before
     written += times * new
     moved += times * passed
     waited += times * max(new / flops, passed / bandwidth)
   backward = scored = 0.0
   for call in work.trained:
-    layers = forward_flops(cfg, call.prompt + call.response)
-    head = head_flops(cfg, call.response)
+    # A pack reads what its rows share once.
+    texts = call.rows / call.pack(work.micro_batch) if call.shared else 0
+    layers = texts * forward_flops(cfg, call.shared)
+    layers += call.rows * forward_flops(
+      cfg, call.prompt + call.response, call.shared
+    )
+    head = call.rows * head_flops(cfg, call.response)
     # Forward and twice as much backward; what is recomputed comes on top.
-    backward += call.rows * ((3 + cfg.remat) * layers + 4 * head)
-    scored += call.rows * work.scored * (layers + head)
+    again = cfg.remat == "full"
+    backward += (3 + again) * layers + 4 * head
+    scored += work.scored * (layers + head)
   # Masters and moments are read and written, gradients read.
   stepped = work.updates * (3 * 4 * params + 2 * moments)
   return {

@@ -10,10 +10,14 @@ import math
 from collections.abc import Callable
 from collections.abc import Mapping
 
+import jax
+
 from memjax import build
+from memjax import optimizer
 from memjax import plan_analytic
 from memjax import plan_shapes
 from memjax import qwen3
+from memjax import tokens as token_lib
 
 PHASES = (plan_shapes.ROLLOUT, plan_shapes.GRADIENT, plan_shapes.STEP)
 # What decides how many rows there are at once.
@@ -122,27 +126,15 @@ def describe_work(
     rows = segment.active.shape[-1]
     # Extraction asks about all speakers at once, updates go one by one.
     at_once = rows if op in episode.asked or op == "extract" else B
-    calls.append(
-      plan_analytic.Call(
-        op,
-        at_once,
-        segment.active.size // at_once,
-        segment.prompt.ids.shape[-1],
-        segment.response.tokens.ids.shape[-1],
-      )
-    )
+    tokens = segment.response.tokens.ids.shape[-1]
+    times = segment.active.size // at_once
+    calls.append(_call(op, at_once, times, segment.prompt, tokens))
   train, kl = run.config.train, shapes.reference is not None
   # Later minibatches need the log-probabilities of the behaviour policy.
   later = (train.minibatches - 1) / train.minibatches
   old = later if run.config.objective.old_logp == "trainer" else 0
   trained = tuple(
-    plan_analytic.Call(
-      op,
-      x.weight.shape[0],
-      1,
-      x.prompt.ids.shape[1],
-      x.response.ids.shape[1],
-    )
+    _call(op, len(x.weight), 1, x.prompt, x.response.ids.shape[1])
     for op, x in shapes.rows.items()
   )
   return plan_analytic.Work(
@@ -157,6 +149,19 @@ def describe_work(
   )
 
 
+def _call(
+  op: str,
+  rows: int,
+  times: int,
+  prompt: token_lib.Tokens | token_lib.Grouped,
+  response: int,
+) -> plan_analytic.Call:
+  """A call from the shapes of its prompts."""
+  shared, own = plan_shapes.lengths(prompt)
+  group = prompt.group if shared else 1
+  return plan_analytic.Call(op, rows, times, own, response, shared, group)
+
+
 def parts(
   work: plan_analytic.Work, name: str, rows: int, run: build.Run, devices: int
 ) -> dict[str, float]:
@@ -165,7 +170,10 @@ def parts(
   if name == plan_shapes.STEP:
     return plan_analytic.step(qwen3.num_params(cfg), devices)
   if name == plan_shapes.GRADIENT:
-    part = dataclasses.replace(work.longest, rows=math.ceil(rows / devices))
+    part = work.longest
+    pack = part.pack(rows)
+    count = math.ceil(rows // pack * pack / devices)
+    part = dataclasses.replace(part, rows=count, group=min(pack, count))
     found = plan_analytic.gradient(cfg, part, devices)
   else:
     scale = rows / run.collect.group_size / devices
@@ -244,9 +252,9 @@ def changes(
     found["rollout.wave_questions=1"] = other(
       dataclasses.replace(work, calls=calls)
     )
-  if not work.model.remat:
-    model = dataclasses.replace(work.model, remat=True)
-    found["model.remat=True"] = other(dataclasses.replace(work, model=model))
+  if work.model.remat != "full":
+    model = dataclasses.replace(work.model, remat="full")
+    found["model.remat=full"] = other(dataclasses.replace(work, model=model))
   size = config.agent.chunk_tokens
   for chunk in (size // 2, size // 4, size // 8):
     saved = other(work.shorter(size - chunk))
@@ -255,12 +263,24 @@ def changes(
       break
   else:
     found[f"agent.chunk_tokens={chunk}"] = saved
-  moments = now.held.get("moments", 0.0)
   found["objective.kl_coef=0"] = now.held.get("reference", 0.0)
-  if config.train.get("moments") == "float32":
-    # 8 bytes of a parameter become 2, and scales.
-    found["train.moments=int8"] = 0.74 * moments
-  if not config.train.get("moments_on_host", True):
-    if name != plan_shapes.STEP:
-      found["train.moments_on_host=True"] = moments
+  found |= _other_moments(plan, name)
   return {key: saved for key, saved in found.items() if saved > 0}
+
+
+def _other_moments(plan: Plan, name: str) -> dict[str, float]:
+  """Other ways to hold moments, and how many bytes a phase's held ones lose."""
+  run, train = plan.run, plan.run.config.train
+  moments = plan.phase(name).held.get("moments", 0.0)
+  found = {}
+  if train.optimizer == "adamw" and train.moments == "float32" and moments:
+    other = train.copy_and_resolve_references()
+    with other.unlocked():
+      other.moments = "int8"
+    tx = optimizer.make(other, run.schedule)
+    state = jax.eval_shape(tx.init, plan.shapes.state.params)
+    share = plan_shapes.size(state) / plan.devices
+    found["train.moments=int8"] = moments - share
+  if not train.moments_on_host and name != plan_shapes.STEP:
+    found["train.moments_on_host=True"] = moments
+  return found

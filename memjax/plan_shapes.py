@@ -28,6 +28,7 @@ from memjax import qwen3
 from memjax import rows as rows_lib
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
+from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 from memjax.memory import rerank
 
@@ -141,6 +142,7 @@ class Shapes:
   """What a run holds on the device, as shapes.
 
   Attributes:
+    agent: of rollouts; it knows which rows share a beginning.
     policies: of rollouts, in the dtype that the model computes in.
     task: a wave's, B trajectories.
     episode: what a wave comes to.
@@ -149,6 +151,7 @@ class Shapes:
     reference: parameters of the KL term, or None.
   """
 
+  agent: agents.Agent
   policies: agents.Policies
   task: tasks.Task
   episode: agents.Episode
@@ -160,22 +163,34 @@ class Shapes:
   def longest(self) -> str:
     """The operation whose rows are the longest: micro-batches are of one."""
     tokens = lambda op: (
-      self.rows[op].prompt.ids.shape[1] + self.rows[op].response.ids.shape[1]
+      sum(lengths(self.rows[op].prompt)) + self.rows[op].response.ids.shape[1]
     )
     return max(self.rows, key=tokens)
 
 
+def lengths(prompt: token_lib.Tokens | token_lib.Grouped) -> tuple[int, int]:
+  """Tokens that groups share, and those of each row."""
+  if isinstance(prompt, token_lib.Grouped):
+    return prompt.shared.ids.shape[-1], prompt.own.ids.shape[-1]
+  return 0, prompt.ids.shape[-1]
+
+
 def describe(run: build.Run, group_size: int | None = None) -> Shapes:
   """Shapes of a run, with its own group size or another."""
-  cfg = run.collect
-  G, q = group_size or cfg.group_size, run.agent.questions
+  cfg, agent = run.collect, run.agent
+  G, q = group_size or cfg.group_size, agent.questions
+  if cfg.share_prefix:
+    agent = dataclasses.replace(agent, group=G)
+  # The same shapes, and it is traced where cuDNN is not installed.
+  model = dataclasses.replace(agent.model, attention="blocks")
+  traced = dataclasses.replace(agent, model=model)
   state = run.abstract_state()
   cast = _cast(state.params, run.model.dtype)
   policies = _policies(run, state, cast)
   task = jax.eval_shape(lambda: _task(run, G))
   episode = jax.eval_shape(
     lambda policies, task: agents.rollout(
-      policies, run.agent, task, jax.random.key(0), cfg.temperature
+      policies, traced, task, jax.random.key(0), cfg.temperature
     ),
     policies,
     task,
@@ -197,7 +212,8 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
       adv,
     )
   kl = run.config.objective.kl_coef
-  return Shapes(policies, task, episode, rows, state, cast if kl else None)
+  reference = cast if kl else None
+  return Shapes(agent, policies, task, episode, rows, state, reference)
 
 
 def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
@@ -258,7 +274,7 @@ def lower(
   if program == ROLLOUT:
     return agents.rollout_jit.lower(
       place(shapes.policies),
-      run.agent,
+      shapes.agent,
       place(shapes.task),
       state.key,
       run.collect.temperature,
@@ -272,7 +288,8 @@ def lower(
   if program == STEP:
     return learner.apply.lower(state.params, state.opt_state, sums, tx=run.tx)
   part = shapes.rows[shapes.longest]
-  index = place(jax.ShapeDtypeStruct((rows,), jnp.int32))
+  pack = part.pack(rows)
+  index = place(jax.ShapeDtypeStruct((rows // pack,), jnp.int32))
   if shapes.reference is not None:
     part = dataclasses.replace(part, ref_logp=part.old_logp)
   return learner.accumulate.lower(
@@ -283,6 +300,8 @@ def lower(
     True,
     cfg=cfg,
     objective=run.objective,
+    pack=pack,
+    width=part.capacity,
   )
 
 
