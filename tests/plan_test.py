@@ -1,6 +1,7 @@
 """The planner's arithmetic: bytes against shapes, formulas against XLA."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import re
@@ -21,12 +22,13 @@ from memjax import prompts
 from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
 
-_FIGURES = json.loads(
-  (
-    pathlib.Path(__file__).resolve().parent.parent
-    / "experiments/08_plan/figures.json"
-  ).read_text()
+_FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments/08_plan"
+_SPEC = importlib.util.spec_from_file_location(
+  "figures", _FOLDER / "figures.py"
 )
+figures = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(figures)
+_FIGURES = json.loads(figures.FIGURES.read_text())
 
 
 def _config(path, **agent):
@@ -79,23 +81,80 @@ def test_published_shapes_have_the_published_number_of_parameters(
   )
 
 
-@pytest.mark.parametrize(
-  "figure",
-  _FIGURES,
-  ids=lambda row: "-".join(
-    str(row[key]) for key in ("config", "chunk_tokens", "program", "rows")
-  ),
-)
-def test_formulas_follow_xla(described, figure):
-  name = {"6b": "Qwen3-0.6B", "4b": "Qwen3-4B"}[figure["config"][-2:]]
-  run, _, work = described(name, chunk_tokens=figure["chunk_tokens"])
-  found = plan_budget.formula(work, run, 1)(figure["program"], figure["rows"])
-  if figure["program"] == plan_shapes.STEP:
-    # An upper bound: XLA may use what a donated leaf leaves.
-    assert 1 - 1e-3 <= found / figure["temporary"] <= 1.3
-  else:
-    error = plan_analytic.ERROR
-    assert found == pytest.approx(figure["temporary"], rel=error)
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+  """(run, shapes, work) of a shipped config, made once."""
+  made = {}
+
+  def make(name):
+    if name not in made:
+      folder = tmp_path_factory.mktemp("shipped")
+      config, _ = plan_shapes.resolve(figures.load(name), folder)
+      run = build.make(config, needs_data=False)
+      shapes = plan_shapes.describe(run)
+      made[name] = run, shapes, plan_budget.describe_work(run, shapes)
+    return made[name]
+
+  return make
+
+
+_SHIPPED = sorted({row["config"] for row in _FIGURES})
+
+
+@pytest.mark.parametrize("name", _SHIPPED)
+def test_formulas_follow_xla(shipped, name):
+  run, _, work = shipped(name)
+  for figure in _FIGURES:
+    if figure["config"] == name:
+      program, rows = figure["program"], figure["rows"]
+      found = plan_budget.formula(work, run, 1)(program, rows)
+      ratio = found / figure["temporary"]
+      if program == plan_shapes.STEP:
+        # An upper bound: XLA may use what a donated leaf leaves.
+        assert ratio >= 1 - 1e-3
+      else:
+        error = plan_analytic.ERROR
+        assert ratio == pytest.approx(1, abs=error), (program, rows)
+
+
+@pytest.mark.parametrize("name", _SHIPPED)
+def test_shipped_configs_fit(shipped, name):
+  run, shapes, work = shipped(name)
+  made = plan_budget.Plan(run, shapes, work, 1, lambda program, rows: 0)
+  own = {
+    plan_shapes.ROLLOUT: run.collect.group_size,
+    plan_shapes.GRADIENT: work.micro_batch,
+    plan_shapes.STEP: 0,
+  }
+  for figure in _FIGURES:
+    program = figure["program"]
+    if figure["config"] == name and figure["rows"] == own[program]:
+      held = made.phase(program).total
+      budget = plan_devices.DEVICES["h100"].budget
+      assert held + figure["temporary"] < budget, program
+
+
+def test_a_shared_beginning_is_planned_once_for_a_group(described):
+  run, _, work = described(
+    "Qwen3-0.6B", chunk_tokens=500, style="text_chunk_first"
+  )
+  run = dataclasses.replace(
+    run, collect=dataclasses.replace(run.collect, share_prefix=True)
+  )
+  shapes = plan_shapes.describe(run)
+  shared = plan_budget.describe_work(run, shapes)
+  (plain, _), (call, answer) = work.calls, shared.calls
+  assert call.shared > 500 and call.texts == 1 and call.group == 16
+  assert abs(plain.prompt - call.shared - call.prompt) < 8
+  assert not answer.shared
+  assert [call.pack(n) for n in (1, 3, 16, 20)] == [1, 2, 16, 16]
+  # 15 of 16 copies of the beginning are gone from the cache.
+  caches = [
+    plan_budget.parts(x, plan_shapes.ROLLOUT, 16, run, 1)["cache"]
+    for x in (work, shared)
+  ]
+  assert caches[1] < caches[0]
+  assert shared.shorter(100).calls[0].shared == call.shared - 100
 
 
 def test_what_is_held_is_counted_once_per_purpose(described):
@@ -130,7 +189,7 @@ def test_moments_on_the_host_come_back_for_the_step(described):
   assert "moments" in made.held(plan_shapes.STEP, 16)
   found = plan_budget.changes(made, plan_shapes.STEP, 1e9, {})
   assert found["train.moments=int8"] == pytest.approx(
-    0.74 * 8 * qwen3.num_params(run.model), rel=1e-5
+    (8 - 2.03) * qwen3.num_params(run.model), rel=1e-3
   )
   assert "train.moments_on_host=True" not in found
 
@@ -148,10 +207,9 @@ def test_devices_divide_what_fsdp_shards(described):
 
 def test_a_cache_is_as_large_as_the_models(described):
   run, _, _ = described("Qwen3-0.6B", chunk_tokens=500)
+  cfg = dataclasses.replace(run.model, attention="blocks")
   cache = jax.eval_shape(
-    lambda params, ids, length: qwen3.prefill(
-      params, run.model, ids, length, 9
-    ),
+    lambda params, ids, length: qwen3.prefill(params, cfg, ids, length, 9),
     run.abstract_params(),
     jax.ShapeDtypeStruct((3, 5), jnp.int32),
     jax.ShapeDtypeStruct((3,), jnp.int32),
