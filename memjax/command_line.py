@@ -1,9 +1,12 @@
-"""Flags of the programs: what a user mistypes is one clear line."""
+"""What the programs' command lines share: --config, and clear messages."""
 
 import sys
 
 from absl import app
 from absl import flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "settings of the run")
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 from absl import app
 from absl import flags
 from absl import logging
-from ml_collections import config_flags
 
 from memjax import build
 from memjax import command_line
@@ -22,7 +21,6 @@ from memjax import sweeps
 from memjax import train
 from memjax import versus
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "settings of the run")
 _SWEEP = flags.DEFINE_multi_string(
   "sweep", [], "train: a key and values, as train.learning_rate=3e-4,1e-3"
 )
@@ -77,7 +75,7 @@ def main(argv: list[str]) -> None:
     if mode == "compare":
       versus.run(_RUNS.value, workdir)
       return
-    config = _CONFIG.value
+    config = command_line.CONFIG.value
     if _SWEEP.value:
       config = sweeps.from_flags(config, _SWEEP.value)
     if config.arms and mode == "train":

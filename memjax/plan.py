@@ -16,7 +16,6 @@ import ml_collections
 from absl import app
 from absl import flags
 from absl import logging
-from ml_collections import config_flags
 
 from memjax import build
 from memjax import command_line
@@ -28,7 +27,6 @@ from memjax import plan_shapes
 from memjax import qwen3
 from memjax import tables
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "settings of the run")
 _TARGET = flags.DEFINE_string(
   "target",
   "h100",
@@ -234,7 +232,7 @@ def main(argv: list[str]) -> None:
   # A device that is there is left alone.
   jax.config.update("jax_platforms", "cpu")
   try:
-    fits = plan(_CONFIG.value, _TARGET.value, _ANALYTIC.value)
+    fits = plan(command_line.CONFIG.value, _TARGET.value, _ANALYTIC.value)
   except (ValueError, RuntimeError) as error:
     logging.debug("where it happened", exc_info=True)
     sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")

@@ -13,6 +13,7 @@ import pytest
 
 from memjax import build
 from memjax import checkpoint
+from memjax import command_line
 from memjax import hf
 from memjax import main
 from memjax import modes
@@ -58,7 +59,7 @@ def test_a_user_may_stop_it(monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(versus, "run", stop)
-  main.parse(["memjax", "--mode=compare", "--runs=a", "--runs=b"])
+  command_line.parse(["memjax", "--mode=compare", "--runs=a", "--runs=b"])
   with pytest.raises(SystemExit, match="stopped; the same command goes on"):
     main.main(["memjax"])
 
