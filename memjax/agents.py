@@ -25,6 +25,7 @@ import numpy as np
 
 from memjax import qwen3
 from memjax import sampling
+from memjax import sharding
 from memjax import tasks
 from memjax import tokens as token_lib
 from memjax.memory import rerank
@@ -268,7 +269,7 @@ def rollout(
   state, (states, segments) = jax.lax.scan(step, state, turns)
   asked = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), state)
   answers = agent.answer(policies, asked, task.query, key_N, temperature)
-  return Episode(segments, states, answers)
+  return sharding.replicate(Episode(segments, states, answers))
 
 
 def rollout_by_turns(
@@ -300,11 +301,13 @@ def rollout_by_turns(
 
 
 def _read(policies, agent, state, turn, key_B, temperature):
-  return agent.read(policies, state, turn, key_B, temperature)
+  found = agent.read(policies, state, turn, key_B, temperature)
+  return sharding.replicate(found)
 
 
 def _answer(policies, agent, state, query, key_N, temperature):
-  return agent.answer(policies, state, query, key_N, temperature)
+  found = agent.answer(policies, state, query, key_N, temperature)
+  return sharding.replicate(found)
 
 
 rollout_jit = jax.jit(rollout, static_argnames="agent")

@@ -21,16 +21,19 @@ from memjax import agents
 from memjax import attention
 from memjax import build_agent
 from memjax import build_judge
+from memjax import build_mesh
 from memjax import collect
 from memjax import config as config_lib
 from memjax import credit
 from memjax import hf
+from memjax import hosts
 from memjax import judged
 from memjax import learner
 from memjax import losses
 from memjax import optimizer
 from memjax import qwen3
 from memjax import reranker
+from memjax import sharding
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import dialogues
@@ -61,13 +64,14 @@ ENVS = {
   "suite": suite.Suite,
 }
 
-# What may differ when a workdir is used again: how long, not what; where the
-# moments are; how a judge is reached, not which one it is; and what others have
-# published.
+# What may differ when a workdir is used again: how long, not what; on how many
+# devices, and where the moments are; how a judge is reached, not which one it
+# is; and what others have published.
 _FREE = (
   "train.steps",
   "train.moments_on_host",
   "name",
+  *(f"mesh.{axis}" for axis in sharding.AXES),
   *(
     f"judge.{key}"
     for key in (
@@ -93,6 +97,7 @@ class Run:
     schedule: learning rate by iteration.
     tx: the optimiser.
     trainer: of the reranker, or None where none is trained.
+    mesh: on which all of this is held, or None for one device.
   """
 
   config: ml_collections.ConfigDict
@@ -105,6 +110,7 @@ class Run:
   schedule: optax.Schedule
   tx: optax.GradientTransformation
   trainer: reranker.Trainer | None = None
+  mesh: jax.sharding.Mesh | None = None
 
   @property
   def judged(self) -> judged.Judged | None:
@@ -113,12 +119,12 @@ class Run:
 
   def load_params(self) -> qwen3.Params:
     """The float32 parameters of config.model.path."""
-    return hf.load(self.config.model.path, dtype=jnp.float32)[1]
+    return hf.load(self.config.model.path, jnp.float32, self.mesh)[1]
 
   @functools.cached_property
   def _others(self) -> agents.Policies:
     """Parameters beside the policy; a reranker's as training begins."""
-    return build_agent.load_others(self.config, self.agent)
+    return build_agent.load_others(self.config, self.agent, self.mesh)
 
   def policies(
     self, params: qwen3.Params, reranker_params: Any = None
@@ -134,16 +140,18 @@ class Run:
     return jax.eval_shape(lambda: qwen3.init(jax.random.key(0), self.model))
 
   def abstract_state(self) -> learner.TrainState:
-    """Shapes and dtypes of the train state; allocates nothing."""
+    """Shapes, dtypes and places of the train state; allocates nothing."""
     other = self.trainer and self.trainer.abstract_params()
-    return jax.eval_shape(self._state, self.abstract_params(), other)
+    state = jax.eval_shape(self._state, self.abstract_params(), other)
+    return sharding.abstract(state, self.mesh)
 
   def init_state(self, params: qwen3.Params) -> learner.TrainState:
     """The state before the first iteration."""
     other = None
     if self.trainer:  # in buffers of its own: a step gives them away
       other = jax.tree.map(jnp.array, self.trainer.params(self._others))
-    return self.place(self._state(params, other))
+    state = sharding.put(self._state(params, other), self.mesh)
+    return self.place(state)
 
   def place(self, state: learner.TrainState) -> learner.TrainState:
     """Moves the moments to where config.train.moments_on_host has them."""
@@ -200,6 +208,11 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     )
   if needs_data:
     env = build_judge.wrap(config, env)
+    if isinstance(env, judged.Judged) and jax.process_count() > 1:
+      raise ValueError(
+        f"config.judge with {jax.process_count()} processes: each would ask; "
+        "start one process, or judge later with --mode=eval"
+      )
     known = [example for x in env.eval_sets().values() for example in x]
     # A generated environment has no list of what it trains on.
     known += getattr(env, "train", ())
@@ -232,6 +245,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     schedule,
     optimizer.make(train, schedule),
     _trainer(config, agent),
+    build_mesh.make(config, model),
   )
 
 
@@ -378,7 +392,9 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes a JSON file whole or not at all."""
+  """Writes a JSON file whole or not at all; of many processes the first."""
+  if not hosts.first():
+    return
   path = pathlib.Path(path)
   temp = path.with_name(path.name + ".tmp")
   temp.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

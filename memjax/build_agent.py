@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -15,6 +16,7 @@ from memjax import prompts
 from memjax import qwen3
 from memjax import reranker as reranker_lib
 from memjax import retriever as retriever_lib
+from memjax import sharding
 from memjax import tokenizer as tokenizer_lib
 from memjax.memory import answer as answer_lib
 from memjax.memory import bank as bank_lib
@@ -56,9 +58,11 @@ def trains_reranker(agent: agents.Agent) -> bool:
 
 
 def load_others(
-  config: ml_collections.ConfigDict, agent: agents.Agent
+  config: ml_collections.ConfigDict,
+  agent: agents.Agent,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> agents.Policies:
-  """Parameters that an agent needs beside the trained policy.
+  """Parameters that an agent needs beside the trained policy, on the mesh.
 
   Raises:
     ValueError: they do not fit the agent.
@@ -66,7 +70,7 @@ def load_others(
   frozen = embedder = reranker = None
   if set(agent.trained) != {*agent.turn_ops, *agent.answer_ops}:
     path = config.model.frozen or config.model.path
-    cfg, frozen = hf.load(path, dtype=config.model.dtype)
+    cfg, frozen = hf.load(path, config.model.dtype, mesh)
     if dataclasses.replace(agent.model, dtype=cfg.dtype) != (
       dataclasses.replace(
         cfg,
@@ -84,11 +88,12 @@ def load_others(
     # What is trained has float32 masters.
     tuned = retriever.explores and config.reranker.tunes == "encoder"
     dtype = jnp.float32 if tuned else config.model.dtype
-    embedder = hf.load(config.agent.embedder, dtype=dtype)[1]
+    embedder = hf.load(config.agent.embedder, dtype, mesh)[1]
     if retriever.reranks:
       reranker = rerank.init(retriever.width)
       if config.reranker.path:
         reranker = reranker_lib.load(config.reranker.path, retriever.width)
+      reranker = sharding.put(reranker, mesh)
   return agents.Policies(None, frozen, embedder, reranker)
 
 

@@ -64,6 +64,15 @@ def open_checkpoints(workdir: str | pathlib.Path) -> Checkpoints:
   )
 
 
+def last_step(workdir: str | pathlib.Path) -> int | None:
+  """The iteration of the last checkpoint; looks at names alone."""
+  folder = pathlib.Path(workdir) / FOLDERS["last"]
+  return max(
+    (int(x.name) for x in folder.glob("[0-9]*") if x.name.isdecimal()),
+    default=None,
+  )
+
+
 def restore(
   workdir: str | pathlib.Path, abstract: learner.TrainState
 ) -> tuple[learner.TrainState, dict[str, Any]] | None:
@@ -71,7 +80,8 @@ def restore(
 
   Args:
     workdir: of a run.
-    abstract: shapes and dtypes of the state, as `jax.eval_shape` gives them.
+    abstract: shapes, dtypes and places of the state (`Run.abstract_state`); it
+      may have been written from other places.
 
   Returns:
     (state, meta), or None if the workdir has no checkpoint.
@@ -83,7 +93,7 @@ def restore(
     workdir,
     "last",
     params=ocp.args.StandardRestore(abstract.trained),
-    rest=ocp.args.StandardRestore(jax.eval_shape(_rest, abstract)),
+    rest=ocp.args.StandardRestore(_abstract_rest(abstract)),
     meta=ocp.args.JsonRestore(),
   )
   if got is None:
@@ -154,6 +164,19 @@ def _manager(path: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
     options=ocp.CheckpointManagerOptions(
       max_to_keep=keep, enable_async_checkpointing=False
     ),
+  )
+
+
+def _abstract_rest(state: learner.TrainState) -> dict[str, Any]:
+  """Shapes and places of `_rest`."""
+  rest = jax.eval_shape(_rest, state)
+  places = dataclasses.replace(state, key=jax.random.key(0))
+  places = jax.tree.map(lambda x: x.sharding, _rest(places))
+  places["key"] = state.key.sharding
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    rest,
+    places,
   )
 
 

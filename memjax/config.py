@@ -214,6 +214,12 @@ def default() -> ml_collections.ConfigDict:
         "full_tokens": 4096,  # longer texts have no full_context
       },
       "checkpoint": {"every": 10},  # iterations
+      # Devices along each axis of the mesh (sharding.py); 1, 1, 1: one device.
+      "mesh": {
+        "data": 1,  # cuts the batch
+        "fsdp": 1,  # cuts the batch, parameters and optimiser's state
+        "tensor": 1,  # cuts heads, the MLP's width and the vocabulary
+      },
       "sft": {  # --mode=sft, a supervised warm start
         "path": "",  # JSONL of {"prompt": ..., "response": ...}
         "steps": 100,
@@ -274,6 +280,9 @@ _AT_LEAST = (
   ("eval.traces", 0),
   ("eval.full_tokens", 0),
   ("checkpoint.every", 1),
+  ("mesh.data", 1),
+  ("mesh.fsdp", 1),
+  ("mesh.tensor", 1),
   ("sft.steps", 1),
   ("sft.batch_size", 1),
 )

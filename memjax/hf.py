@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from memjax import qwen3
+from memjax import sharding
 
 _LAYER = "model.layers.{}."
 # suffix of the tensor's name, path below "layers", transposed
@@ -137,7 +138,9 @@ def _leaf(tree: Any, path: str) -> Any:
 
 
 def load(
-  path: str | os.PathLike, dtype: jnp.dtype | str = jnp.float32
+  path: str | os.PathLike,
+  dtype: jnp.dtype | str = jnp.float32,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[qwen3.Config, qwen3.Params]:
   """Reads a Qwen3 directory, sharded or in one file.
 
@@ -147,9 +150,10 @@ def load(
     path: of the directory.
     dtype: of the parameters; the config's dtype is float32 in any case, change
       it with `dataclasses.replace`.
+    mesh: to put the parameters on; None: the default device.
 
   Returns:
-    (config, parameters on the default device).
+    (config, parameters).
 
   Raises:
     ValueError: the config is not this Qwen3, or a file is missing; and its
@@ -192,6 +196,8 @@ def load(
       )
   if cfg.tied_embeddings and _HEAD in seen:
     _check_tied(pathlib.Path(path))
+  if mesh:
+    return cfg, sharding.put(arrays, mesh)
   return cfg, jax.tree.map(jnp.asarray, arrays)
 
 

@@ -25,6 +25,7 @@ from memjax import qwen3
 from memjax import reductions
 from memjax import reranker as reranker_lib
 from memjax import rows as rows_lib
+from memjax import sharding
 
 
 @jax.tree_util.register_dataclass
@@ -94,7 +95,7 @@ def init_sums(params: qwen3.Params, with_ref: bool) -> Sums:
   zero = lambda: reductions.Mean(jnp.zeros(()), jnp.zeros(()))
   names = ["ratio", "clip_frac", "entropy", "logp_gap"] + ["kl"] * with_ref
   return Sums(
-    jax.tree.map(jnp.zeros_like, params),
+    sharding.constrain_params(jax.tree.map(jnp.zeros_like, params)),
     zero(),
     {name: zero() for name in names},
     jnp.zeros(()),
@@ -154,7 +155,7 @@ def accumulate(
 
   grads, (loss, metrics, gap_max) = jax.grad(loss_fn, has_aux=True)(params)
   return Sums(
-    jax.tree.map(jnp.add, sums.grads, grads),
+    sharding.constrain_params(jax.tree.map(jnp.add, sums.grads, grads)),
     sums.loss + loss,
     {name: sums.metrics[name] + metrics[name] for name in sums.metrics},
     jnp.maximum(sums.gap_max, gap_max),
@@ -205,8 +206,10 @@ def apply(
     "finite": finite & jnp.isfinite(optax.tree.norm(updates)),
   }
   new_params = keep(optax.apply_updates(params, updates), params)
-  new_state = optimizer.to_place_of(opt_state, keep(new_state, near))
-  return new_params, new_state, metrics
+  new_params, new_state = sharding.constrain_params(
+    (new_params, keep(new_state, near))
+  )
+  return new_params, optimizer.to_place_of(opt_state, new_state), metrics
 
 
 @functools.partial(
@@ -231,7 +234,7 @@ def score(
   row = (index_n[:, None] * pack + jnp.arange(pack)[None, :]).reshape(-1)
   # An index beyond the last row writes nowhere.
   target = jnp.where(row < 0, logp_RA.shape[0], row)
-  return logp_RA.at[target].set(logp, mode="drop")
+  return sharding.replicate(logp_RA.at[target].set(logp, mode="drop"))
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "pack"))

@@ -4,8 +4,10 @@ Short on purpose: flags and one call. Everything else is in modules that a
 notebook can import.
 """
 
+import contextlib
 import logging as python_logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from absl import app
@@ -13,10 +15,13 @@ from absl import flags
 from absl import logging
 
 from memjax import build
+from memjax import checkpoint
 from memjax import command_line
 from memjax import compare
+from memjax import hosts
 from memjax import judge
 from memjax import modes
+from memjax import sharding
 from memjax import sweeps
 from memjax import train
 from memjax import versus
@@ -47,6 +52,12 @@ _OUT = flags.DEFINE_string("out", None, "export, sft: the directory to write")
 _RUNS = flags.DEFINE_multi_string(
   "runs", [], "compare: a workdir, or those of several seeds with commas"
 )
+_DISTRIBUTED = flags.DEFINE_string(
+  "distributed",
+  "",
+  "train, eval: one of several processes; auto (TPU, Slurm, Open MPI, "
+  "Kubernetes), or ADDRESS:PORT of process 0,how many,which this is",
+)
 
 
 @flags.multi_flags_validator(
@@ -70,18 +81,60 @@ def main(argv: list[str]) -> None:
   )
   if _SWEEP.value and _MODE.value != "train":
     raise app.UsageError(f"--sweep with --mode={_MODE.value}: it is for train")
-  mode, workdir, which = _MODE.value, _WORKDIR.value, _CHECKPOINT.value
+  mode, workdir = _MODE.value, _WORKDIR.value
+  if _DISTRIBUTED.value and mode not in ("train", "eval"):
+    raise app.UsageError(
+      f"--distributed with --mode={mode}: it is for train and eval"
+    )
+  remedy = lambda: _go_on(mode, workdir)
+  with _in_one_line(), hosts.started(_DISTRIBUTED.value, remedy):
+    with _in_one_line():
+      _run(mode, workdir, _CHECKPOINT.value)
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+  """Ends with what the user can do about an error, without a traceback."""
   try:
-    if mode == "compare":
-      versus.run(_RUNS.value, workdir)
-      return
-    config = command_line.CONFIG.value
-    if _SWEEP.value:
-      config = sweeps.from_flags(config, _SWEEP.value)
-    if config.arms and mode == "train":
-      compare.run(config, workdir)
-      return
-    run = build.make(config, needs_data=mode in ("train", "eval"))
+    yield
+  except KeyboardInterrupt:
+    sys.exit("memjax: stopped; the same command goes on from what is saved")
+  except (
+    ValueError,
+    FloatingPointError,
+    OSError,
+    judge.JudgeError,
+  ) as error:
+    logging.debug("where it happened", exc_info=True)
+    sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")
+
+
+def _go_on(mode: str, workdir: str) -> str:
+  """What to do when a process of the run was lost."""
+  last = checkpoint.last_step(workdir) if mode == "train" else None
+  where = "from the beginning" if last is None else f"after iteration {last}"
+  return (
+    f"start all processes again with the same commands, and it goes on {where}"
+  )
+
+
+def _run(mode: str, workdir: str | None, which: str) -> None:
+  """Builds what the config says, and does what the mode says."""
+  if mode == "compare":
+    versus.run(_RUNS.value, workdir)
+    return
+  config = command_line.CONFIG.value
+  if _SWEEP.value:
+    config = sweeps.from_flags(config, _SWEEP.value)
+  if config.arms and mode == "train":
+    if _DISTRIBUTED.value:
+      raise ValueError(
+        "--distributed with several arms: train each by a command of its own"
+      )
+    compare.run(config, workdir)
+    return
+  run = build.make(config, needs_data=mode in ("train", "eval"))
+  with sharding.use(run.mesh):
     if mode == "train":
       train.train(run, workdir)
     elif mode == "eval":
@@ -96,16 +149,6 @@ def main(argv: list[str]) -> None:
       modes.export(run, workdir, which, _OUT.value)
     else:
       modes.sft(run, _OUT.value)
-  except KeyboardInterrupt:
-    sys.exit("memjax: stopped; the same command goes on from what is saved")
-  except (
-    ValueError,
-    FloatingPointError,
-    OSError,
-    judge.JudgeError,
-  ) as error:
-    logging.debug("where it happened", exc_info=True)
-    sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")
 
 
 if __name__ == "__main__":

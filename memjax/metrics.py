@@ -27,6 +27,8 @@ import tensorboardX
 import tensorboardX.summary
 from absl import logging
 
+from memjax import hosts
+
 # JSON has no numbers for these, and null would not say which one it was.
 _NON_FINITE = {
   "nan": float("nan"),
@@ -45,7 +47,7 @@ class MetricWriter:
   the call returns, so a kill -9 cannot take it back. The resume rule that keeps
   the file byte-identical: write every line of step s, then the checkpoint of
   step s; a run that resumes from that checkpoint goes on with step s + 1.
-  In a run of several processes, only process 0 makes a writer.
+  In a run of several processes, only process 0 has one (`open_writer`).
   """
 
   def __init__(self, workdir: str | os.PathLike, resume_step: int | None):
@@ -143,6 +145,35 @@ class MetricWriter:
   ) -> None:
     """Closes the files, also when the block failed."""
     self.close()
+
+
+class NoWriter:
+  """What `MetricWriter` is in the processes that do not write."""
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes nothing."""
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    """Writes nothing."""
+
+  def flush(self) -> None:
+    """Does nothing."""
+
+  def __enter__(self) -> Self:
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    """Does nothing."""
+
+
+def open_writer(
+  workdir: str | os.PathLike, resume_step: int | None
+) -> MetricWriter | NoWriter:
+  """A `MetricWriter` in process 0, and in the others one that is none."""
+  if hosts.first():
+    return MetricWriter(workdir, resume_step)
+  return NoWriter()
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from memjax import checkpoint
 from memjax import controls as controls_lib
 from memjax import evaluate as evaluate_lib
 from memjax import hf
+from memjax import hosts
 from memjax import ingest as ingest_lib
 from memjax import reader
 from memjax import report
@@ -79,6 +80,8 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
     )
   if "x1" in found["sets"]:
     summary["train_chunks"] = run.config.agent.max_chunks
+  if not hosts.first():
+    return
   path = pathlib.Path(workdir) / f"eval_{which}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   by_question = {x: found[x] for x in ("scores", "documents", "traces")}

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from memjax import attention
+from memjax import sharding
 
 Params = dict[str, Any]
 
@@ -263,7 +264,9 @@ def num_params(cfg: Config) -> int:
 
 
 def _embed(params: Params, cfg: Config, tokens: jax.Array) -> jax.Array:
-  return params["embed"][tokens].astype(cfg.dtype)
+  # Whole in its width, as the rows that it gives are.
+  table = sharding.constrain(params["embed"], "vocab")
+  return sharding.constrain(table[tokens].astype(cfg.dtype), "batch")
 
 
 def _layers(params, cfg, x, step, carry=None, before=None):
@@ -364,7 +367,8 @@ def prefill(
   pad = lambda x, axis: jnp.pad(
     x, [(0, room if i == axis else 0) for i in range(x.ndim)]
   )
-  return last[:, 0], Cache(pad(key, 4), pad(value, 3), length_B)
+  cut = lambda x: sharding.constrain(x, None, "batch", "kv_heads")
+  return last[:, 0], Cache(cut(pad(key, 4)), cut(pad(value, 3)), length_B)
 
 
 def decode_step(
@@ -399,9 +403,11 @@ def unembed(params: Params, cfg: Config, hidden: jax.Array) -> jax.Array:
     head = params["embed"].astype(cfg.dtype).T
   else:
     head = params["head"].astype(cfg.dtype)
-  return jnp.matmul(
+  found = jnp.matmul(
     hidden.astype(cfg.dtype), head, preferred_element_type=jnp.float32
   )
+  between = (None,) * (found.ndim - 2)
+  return sharding.constrain(found, "batch", *between, "vocab")
 
 
 def logits(

@@ -24,6 +24,7 @@ import safetensors.numpy
 from memjax import agents
 from memjax import qwen3
 from memjax import retriever as retriever_lib
+from memjax import sharding
 from memjax.memory import rerank
 
 
@@ -240,7 +241,7 @@ def _apply(
   finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
   moves = finite & (count > 0)
   kept = jax.tree.map(lambda a, b: jnp.where(moves, a, b), new, state)
-  return kept, norm, finite
+  return sharding.constrain_params(kept), norm, finite
 
 
 def update(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from memjax import agents
 from memjax import qwen3
+from memjax import sharding
 from memjax import tokens as token_lib
 
 
@@ -66,8 +67,12 @@ class Rows:
 
     A group, or the largest equal parts of one that are not above `most`.
     """
-    group = self.group
-    return max(n for n in range(1, group + 1) if n <= most and not group % n)
+    return pack(self.group, most)
+
+
+def pack(group: int, most: int) -> int:
+  """The largest equal part of a group that has at most so many rows."""
+  return max(n for n in range(1, group + 1) if n <= most and not group % n)
 
 
 def from_segment(segment: agents.Segment, adv: jax.Array) -> Rows:
@@ -117,7 +122,8 @@ def take(rows: Rows, index_n: jax.Array, pack: int = 1) -> Rows:
   row = (start_n[:, None] + jnp.arange(pack)[None, :]).reshape(-1)
   got = _map(rows, lambda x: x[row], lambda x: x[start_n // rows.group])
   there = jnp.repeat(index_n >= 0, pack)
-  return dataclasses.replace(got, weight=got.weight & there)
+  got = dataclasses.replace(got, weight=got.weight & there)
+  return sharding.constrain_rows(got)
 
 
 def logp_and_entropy(
@@ -171,11 +177,11 @@ def put(into: Rows, rows: Rows, target_R: jax.Array) -> Rows:
   target_R = jnp.where(target_R < 0, R, target_R)
   write = lambda target: lambda a, b: a.at[target].set(b, mode="drop")
   if not isinstance(rows.prompt, token_lib.Grouped):
-    return jax.tree.map(write(target_R), into, rows)
+    return sharding.replicate(jax.tree.map(write(target_R), into, rows))
   shared = jax.tree.map(
     write(target_R[::G] // G), into.prompt.shared, rows.prompt.shared
   )
   bare = lambda x: dataclasses.replace(x, prompt=x.prompt.own)
   found = jax.tree.map(write(target_R), bare(into), bare(rows))
   prompt = token_lib.Grouped(shared, found.prompt)
-  return dataclasses.replace(found, prompt=prompt)
+  return sharding.replicate(dataclasses.replace(found, prompt=prompt))

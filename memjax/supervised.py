@@ -17,6 +17,7 @@ import optax
 
 from memjax import qwen3
 from memjax import rows as rows_lib
+from memjax import sharding
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 
@@ -107,7 +108,8 @@ def _step(params, opt_state, sets, cfg, shares, tx):
 
   (_, losses), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
   updates, opt_state = tx.update(grads, opt_state, params)
-  return optax.apply_updates(params, updates), opt_state, losses
+  new = (optax.apply_updates(params, updates), opt_state)
+  return *sharding.constrain_params(new), losses
 
 
 def fit(

@@ -25,12 +25,14 @@ from memjax import checkpoint
 from memjax import collect
 from memjax import controls as controls_lib
 from memjax import evaluate
+from memjax import hosts
 from memjax import learner
 from memjax import metrics as metrics_lib
 from memjax import qwen3
 from memjax import report
 from memjax import reranker
 from memjax import scores
+from memjax import sharding
 
 
 class Diverged(FloatingPointError):
@@ -87,12 +89,24 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
     JudgeError: an answer could not be judged.
     Diverged: an update was not finite.
   """
+  with sharding.use(run.mesh):
+    return _train(run, workdir)
+
+
+def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """`train`, with the mesh in context."""
   start = time.monotonic()
   config, steps = run.config, run.config.train.steps
   if run.judged:
     logging.info("judge: %s", run.judged.checked.identity)
   run.env.train_examples(0, 1)  # a test set refuses, before any time is spent
   workdir = build.claim(workdir, config)
+  hosts.wait("config.json is written")
+  if not (workdir / "config.json").exists():
+    raise ValueError(
+      f"--workdir={workdir} of process 0 is another folder than here: name one "
+      "on a file system that all processes share"
+    )
   logging.info("%s", scores.plan(run.env.eval_sets()))
   restored = checkpoint.restore(workdir, run.abstract_state())
   params = run.load_params()
@@ -110,7 +124,7 @@ def train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
 
   checkpoints, pending = checkpoint.open_checkpoints(workdir), None
   with (
-    metrics_lib.MetricWriter(workdir, resume_step) as writer,
+    metrics_lib.open_writer(workdir, resume_step) as writer,
     metrics_lib.Progress(steps) as progress,
   ):
     if resume_step is None:
@@ -231,9 +245,12 @@ def _base(
 ) -> dict[str, Any]:
   """The evaluation before training; kept in a file for runs that resume."""
   path = workdir / "base.json"
-  if not path.exists():
+  there = path.exists()
+  hosts.wait("all have looked for base.json")
+  if not there:
     logging.info("evaluating %s", run.config.model.path)
     build.write_json(path, evaluate.suite(run, policies))
+    hosts.wait("base.json is written")
   return json.loads(path.read_text())
 
 
@@ -276,14 +293,10 @@ def _eval_scalars(sets: dict[str, Any]) -> dict[str, float]:
 
 
 def _not_finite(step: int, workdir: pathlib.Path) -> str:
-  last = sorted(
-    int(path.name)
-    for path in (workdir / checkpoint.FOLDERS["last"]).glob("[0-9]*")
-  )
+  last = checkpoint.last_step(workdir)
   where = (
-    f"the last good checkpoint is {workdir}/{checkpoint.FOLDERS['last']}/"
-    f"{last[-1]}"
-    if last
+    f"the last good checkpoint is {workdir}/{checkpoint.FOLDERS['last']}/{last}"
+    if last is not None
     else "there is no checkpoint yet"
   )
   return (
@@ -343,6 +356,19 @@ def _finish(
       {"base": base["verified"], "trained": trained["verified"]},
       {"base": base["scores"], "trained": trained["scores"], **by_control},
     )
+  if hosts.first():
+    _write(workdir, summary, base, trained, by_control)
+  return summary
+
+
+def _write(
+  workdir: pathlib.Path,
+  summary: dict[str, Any],
+  base: dict[str, Any],
+  trained: dict[str, Any],
+  by_control: dict[str, Any],
+) -> None:
+  """Leaves what a finished run promises in its folder."""
   rollouts = [
     {**after, "before": before["rollout"], "after": after["rollout"]}
     for before, after in zip(base["traces"], trained["traces"])
@@ -364,4 +390,3 @@ def _finish(
   report.write_html(workdir, summary, records, rollouts)
   report.print_table(summary)
   print(f"{workdir}/report.html shows curves and rollouts.")
-  return summary

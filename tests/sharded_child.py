@@ -1,0 +1,183 @@
+"""Rollout, loss, update and checkpoint on several meshes of 8 virtual devices.
+
+    python sharded_child.py OUT DATA,FSDP,TENSOR ...
+
+writes what they give without a mesh and on each, for sharding_test.py to
+compare. A process of its own, as the number of devices cannot be changed.
+"""
+
+import dataclasses
+import pathlib
+import pickle
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from memjax import agents
+from memjax import checkpoint
+from memjax import learner
+from memjax import losses
+from memjax import memory_agent
+from memjax import qwen3
+from memjax import rows as rows_lib
+from memjax import sharding
+from memjax import tasks
+from memjax import tokenizer as tokenizer_lib
+from memjax.envs import facts
+from memjax.memory import recurrent
+
+_MODEL = qwen3.Config(
+  vocab_size=256,
+  width=16,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  rope_theta=100.0,
+  remat="full",
+)
+_GROUP = 4
+_TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
+
+
+def _agent(tokenizer, style):
+  op = recurrent.make_recurrent(tokenizer, style, capacity=3)
+  # Random weights hardly ever draw one end token in 256: take many.
+  op = dataclasses.replace(op, stop_ids=(1, *range(200, 250)))
+  return memory_agent.MemoryAgent(
+    _MODEL,
+    op,
+    chunk_tokens=6,
+    question_tokens=2,
+    update_tokens=4,
+    answer_tokens=2,
+    group=_GROUP if style.endswith("chunk_first") else 1,
+  )
+
+
+def _places(tree):
+  """By path: what is held of a leaf, and what of it on one device."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      x.shape,
+      x.sharding.shard_shape(x.shape),
+    )
+    for path, x in jax.tree.leaves_with_path(tree)
+  }
+
+
+def compute(mesh, style):
+  """What a rollout, and one step on it, give on a mesh."""
+  tokenizer = tokenizer_lib.from_words(facts.vocabulary())
+  agent = _agent(tokenizer, style)
+  env = facts.Facts(chunks=2, chunk_tokens=6, eval_examples=8, scales=(1,))
+  task = tasks.make_task(env.train_examples(0, 4), tokenizer, agent, 2, 2)
+  task = tasks.repeat(task, _GROUP, 1)
+  host = jax.tree.map(np.asarray, qwen3.init(jax.random.key(0), _MODEL))
+  with sharding.use(mesh):
+    params = sharding.put(host, mesh) if mesh else jax.device_put(host)
+    opt_state = sharding.put(_TX.init(params), mesh)
+    episode = agents.rollout_jit(
+      agents.Policies(params), agent, task, jax.random.key(1), 1.0
+    )
+    turns = rows_lib.from_turns(
+      episode.turns["update"], np.linspace(-1, 1, 16, dtype=np.float32)
+    )
+    # A policy that has moved on, so that ratios count.
+    turns = dataclasses.replace(turns, old_logp=turns.old_logp - 0.1)
+    settings = {
+      "cfg": _MODEL,
+      "objective": learner.Objective(
+        loss=losses.LossConfig(kl_coef=0.0, entropy_coef=0.1)
+      ),
+      "pack": turns.pack(8),
+    }
+    sums = learner.init_sums(params, with_ref=False)
+    packs = turns.weight.size // settings["pack"]
+    each = 8 // settings["pack"]
+    for start in range(0, packs, each):
+      index = np.arange(start, start + each)
+      sums = learner.accumulate(
+        sums, params, turns, index, np.bool_(False), **settings
+      )
+    logp = learner.score(
+      jnp.zeros_like(turns.old_logp),
+      params,
+      turns,
+      np.arange(each),
+      cfg=_MODEL,
+      temperature=1.0,
+      pack=settings["pack"],
+    )
+    found = jax.device_get(
+      {
+        "tokens": [
+          segment.response.tokens
+          for segment in (episode.turns["update"], episode.answer)
+        ],
+        "sampled": episode.answer.response.logp,
+        "logp": logp,
+        "loss": (sums.loss, sums.metrics),
+        "grads": sums.grads,
+      }
+    )
+    places = _places({"params": params, "grads": sums.grads})
+    whole = [
+      x.sharding.is_fully_replicated
+      for x in jax.tree.leaves((episode, turns, logp))
+    ]
+    params, opt_state, metrics = learner.apply(params, opt_state, sums, tx=_TX)
+    found |= jax.device_get({"params": params, "metrics": metrics})
+    places |= _places({"new": params, "opt_state": opt_state})
+    state = learner.TrainState(jnp.int32(7), params, opt_state, _key())
+    return found | {"places": places, "whole": all(whole)}, state
+
+
+def _key():
+  return jax.random.key(5)
+
+
+def moved(state, mesh, workdir):
+  """The state from a checkpoint, on another mesh: what it is, and where."""
+  abstract = jax.eval_shape(lambda: state)
+  got, meta = checkpoint.restore(workdir, sharding.abstract(abstract, mesh))
+  plain = lambda x: jax.tree.leaves(
+    (x.step, x.params, x.opt_state, jax.random.key_data(x.key))
+  )
+  same = [
+    np.array_equal(np.asarray(a), np.asarray(b))
+    for a, b in zip(plain(got), plain(state), strict=True)
+  ]
+  places = _places({"params": got.params, "opt_state": got.opt_state})
+  return {"same": all(same), "places": places, "cursor": meta["cursor"]}
+
+
+def main():
+  out, *meshes = sys.argv[1:]
+  found, states = {}, {}
+  shapes = {name: tuple(map(int, name.split(","))) for name in meshes}
+  made = {
+    name: sharding.make_mesh(dict(zip(sharding.AXES, shape)))
+    for name, shape in shapes.items()
+  }
+  for style in ("words", "words_chunk_first"):
+    for name, mesh in {"": None, **made}.items():
+      found[style, name], states[name] = compute(mesh, style)
+  # From the first mesh to all others, and to none.
+  workdir = pathlib.Path(out).parent / "run"
+  checkpoints = checkpoint.open_checkpoints(workdir)
+  with sharding.use(made[meshes[0]]):
+    state = sharding.put(states[meshes[0]], made[meshes[0]])
+    checkpoints.save(state, {"cursor": 3}, best=False)
+  checkpoints.close()
+  for name, mesh in {"": None, **made}.items():
+    found["moved", name] = moved(states[meshes[0]], mesh, workdir)
+  pathlib.Path(out).write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,177 @@
+"""A mesh changes where numbers are held, and nothing else."""
+
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from memjax import build
+from memjax import qwen3
+from memjax import sharding
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_STYLES = ("words", "words_chunk_first")
+
+
+def _computed(folder, *meshes):
+  subprocess.run(
+    [sys.executable, "tests/sharded_child.py", str(folder / "found"), *meshes],
+    cwd=_ROOT,
+    env={
+      **os.environ,
+      "PYTHONPATH": str(_ROOT),
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+      "JAX_NUMPY_RANK_PROMOTION": "raise",
+    },
+    check=True,
+    timeout=600,
+  )
+  return pickle.loads((folder / "found").read_bytes())
+
+
+# Each mesh is a minute of compiling.
+_MESHES = [
+  "2,2,2",
+  pytest.param("8,1,1", marks=pytest.mark.slow),
+  pytest.param("1,4,2", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=_MESHES)
+def computed(request, tmp_path_factory):
+  """(without a mesh, on it), by style, and checkpoints moved from it."""
+  name = request.param
+  found = _computed(tmp_path_factory.mktemp("mesh"), name)
+  return name, found
+
+
+def _close(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("style", _STYLES)
+def test_the_same_tokens_are_sampled(computed, style):
+  name, found = computed
+  one, many = found[style, ""], found[style, name]
+  a, b = jax.tree.leaves(one["tokens"]), jax.tree.leaves(many["tokens"])
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert len(np.unique(one["tokens"][0].length)) > 1  # not all alike
+  _close(one["sampled"], many["sampled"])
+
+
+@pytest.mark.parametrize("style", _STYLES)
+@pytest.mark.parametrize("what", ["logp", "loss", "grads", "params", "metrics"])
+def test_training_gives_the_same_numbers(computed, style, what):
+  name, found = computed
+  one, many = found[style, ""], found[style, name]
+  _close(one[what], many[what])
+  assert any(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(one[what]))
+
+
+def _part(mesh, shape, axes):
+  """The shape that one device holds."""
+  cut = dict(zip(sharding.AXES, map(int, mesh.split(","))))
+  by = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "width": "fsdp"}
+  return tuple(
+    n // (cut[by[axis]] if axis in by else 1) for n, axis in zip(shape, axes)
+  )
+
+
+@pytest.mark.parametrize("style", _STYLES)
+def test_each_device_holds_its_part(computed, style):
+  mesh, found = computed
+  places = found[style, mesh]["places"]
+  expected = {
+    "embed": ("vocab", "width"),
+    "layers/attn/q/kernel": (None, "width", "heads"),
+    "layers/attn/v/kernel": (None, "width", "heads"),
+    "layers/attn/o/kernel": (None, "heads", "width"),
+    "layers/up/kernel": (None, "width", "mlp"),
+    "layers/down/kernel": (None, "mlp", "width"),
+  }
+  for path, axes in expected.items():
+    for tree in ("params", "grads", "new", "opt_state/1/0/mu"):
+      whole, part = places[f"{tree}/{path}"]
+      assert part == _part(mesh, whole, axes), f"{tree}/{path}"
+  if mesh == "2,2,2":
+    assert places["new/layers/up/kernel"] == ((2, 16, 32), (2, 8, 16))
+  # What the host reads is whole, in each process.
+  assert found[style, mesh]["whole"]
+
+
+def test_a_checkpoint_goes_to_other_meshes(computed):
+  mesh, found = computed
+  for name in ("", mesh):
+    moved = found["moved", name]
+    assert moved["same"] and moved["cursor"] == 3
+    for path in ("params/embed", "opt_state/1/0/nu/embed"):
+      whole, part = moved["places"][path]
+      axes = ("vocab", "width") if name else (None, None)
+      assert part == _part(mesh, whole, axes), (name, path)
+
+
+def test_the_table_knows_every_parameter():
+  cfg = qwen3.Config(16, 8, 2, 2, 1, 4, 8, tied_embeddings=False)
+  shapes = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
+  paths = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): len(x.shape)
+    for path, x in jax.tree.leaves_with_path(shapes)
+  }
+  assert paths == {path: len(axes) for path, axes in sharding.PARAMS.items()}
+
+
+def test_what_does_not_divide_is_whole_on_that_axis():
+  mesh = jax.sharding.AbstractMesh((1, 4, 2), sharding.AXES)
+  leaf = lambda *shape: jax.ShapeDtypeStruct(shape, np.float32)
+  tree = {
+    "mu": {"embed": leaf(6, 8), "head": leaf(8, 7)},
+    "scales": {"embed": {"block": leaf(6, 2)}},
+    "codes": {"embed": leaf(48)},  # of another shape than the parameter
+    "count": leaf(),
+  }
+  specs = jax.tree.map(lambda x: x.spec, sharding.shardings(tree, mesh))
+  P = jax.sharding.PartitionSpec
+  cut = (("tensor",), ("fsdp",))
+  assert specs["mu"]["embed"] == P(*cut)
+  assert specs["mu"]["head"] == P(("fsdp",), None)
+  assert specs["scales"]["embed"]["block"] == P(("tensor",), None)
+  assert specs["codes"]["embed"] == specs["count"] == P()
+
+
+def test_without_a_mesh_nothing_is_done(config):
+  assert build.make(config).mesh is None
+  x = np.ones((2, 3))
+  assert sharding.constrain(x, "batch") is x
+  assert sharding.put({"embed": x}, None)["embed"] is x
+
+
+@pytest.mark.parametrize("axis", sharding.AXES)
+def test_more_devices_than_there_are(config, axis):
+  config.mesh[axis] = 64
+  with pytest.raises(ValueError, match=rf"config.mesh.{axis}=64.*64 devices"):
+    build.make(config)
+
+
+@pytest.mark.parametrize(
+  "mesh, sizes, message",
+  [
+    ((1, 1, 2), {"heads": (3, "heads")}, "heads=3 .* of 2 .config.mesh.tensor"),
+    ((2, 4, 1), {"rows": (12, "batch")}, "rows=12.*of 8 .*data=2.*fsdp=4"),
+    ((2, 4, 1), {"width": (6, "width")}, "width=6.*of 4 .config.mesh.fsdp=4"),
+  ],
+)
+def test_sizes_that_do_not_divide(mesh, sizes, message):
+  mesh = jax.sharding.AbstractMesh(mesh, sharding.AXES)
+  with pytest.raises(ValueError, match=message):
+    sharding.check_sizes(mesh, sizes)
+  sharding.check_sizes(
+    mesh, {str(axis): (16, axis) for axis in sharding.LOGICAL}
+  )
