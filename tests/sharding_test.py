@@ -15,12 +15,17 @@ from memjax import qwen3
 from memjax import sharding
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-_STYLES = ("words", "words_chunk_first")
 
 
-def _computed(folder, *meshes):
+def _computed(folder, style, *meshes):
   subprocess.run(
-    [sys.executable, "tests/sharded_child.py", str(folder / "found"), *meshes],
+    [
+      sys.executable,
+      "tests/sharded_child.py",
+      folder / "found",
+      style,
+      *meshes,
+    ],
     cwd=_ROOT,
     env={
       **os.environ,
@@ -30,25 +35,30 @@ def _computed(folder, *meshes):
       "JAX_NUMPY_RANK_PROMOTION": "raise",
     },
     check=True,
-    timeout=600,
   )
   return pickle.loads((folder / "found").read_bytes())
 
 
-# Each mesh is a minute of compiling.
-_MESHES = [
-  "2,2,2",
-  pytest.param("8,1,1", marks=pytest.mark.slow),
-  pytest.param("1,4,2", marks=pytest.mark.slow),
+# (prompts, mesh, mesh that its checkpoint is read on); half a minute each.
+_CASES = [
+  ("words", "2,2,2", "1,4,2"),
+  ("words_chunk_first", "1,4,2", "2,2,2"),  # a group shares what it reads
+  ("words", "8,1,1", "2,2,2"),
 ]
 
 
-@pytest.fixture(scope="module", params=_MESHES)
+@pytest.fixture(
+  scope="module",
+  params=[
+    _CASES[0],
+    *(pytest.param(x, marks=pytest.mark.slow) for x in _CASES[1:]),
+  ],
+  ids=lambda case: "-".join(case[:2]),
+)
 def computed(request, tmp_path_factory):
-  """(without a mesh, on it), by style, and checkpoints moved from it."""
-  name = request.param
-  found = _computed(tmp_path_factory.mktemp("mesh"), name)
-  return name, found
+  """(the meshes, what sharded_child.py found)."""
+  folder = tmp_path_factory.mktemp("mesh")
+  return request.param[1:], _computed(folder, *request.param)
 
 
 def _close(a, b):
@@ -56,10 +66,8 @@ def _close(a, b):
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("style", _STYLES)
-def test_the_same_tokens_are_sampled(computed, style):
-  name, found = computed
-  one, many = found[style, ""], found[style, name]
+def test_the_same_tokens_are_sampled(computed):
+  one, many = computed[1]["one"], computed[1]["many"]
   a, b = jax.tree.leaves(one["tokens"]), jax.tree.leaves(many["tokens"])
   for x, y in zip(a, b, strict=True):
     np.testing.assert_array_equal(x, y)
@@ -67,28 +75,27 @@ def test_the_same_tokens_are_sampled(computed, style):
   _close(one["sampled"], many["sampled"])
 
 
-@pytest.mark.parametrize("style", _STYLES)
 @pytest.mark.parametrize("what", ["logp", "loss", "grads", "params", "metrics"])
-def test_training_gives_the_same_numbers(computed, style, what):
-  name, found = computed
-  one, many = found[style, ""], found[style, name]
-  _close(one[what], many[what])
-  assert any(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(one[what]))
+def test_training_gives_the_same_numbers(computed, what):
+  one, many = computed[1]["one"][what], computed[1]["many"][what]
+  _close(one, many)
+  assert any(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(one))
+
+
+_CUT = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "width": "fsdp"}
 
 
 def _part(mesh, shape, axes):
   """The shape that one device holds."""
-  cut = dict(zip(sharding.AXES, map(int, mesh.split(","))))
-  by = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "width": "fsdp"}
+  sizes = dict(zip(sharding.AXES, map(int, mesh.split(","))))
   return tuple(
-    n // (cut[by[axis]] if axis in by else 1) for n, axis in zip(shape, axes)
+    n // (sizes[_CUT[axis]] if axis else 1) for n, axis in zip(shape, axes)
   )
 
 
-@pytest.mark.parametrize("style", _STYLES)
-def test_each_device_holds_its_part(computed, style):
-  mesh, found = computed
-  places = found[style, mesh]["places"]
+def test_each_device_holds_its_part(computed):
+  (mesh, _), found = computed
+  places = found["many"]["places"]
   expected = {
     "embed": ("vocab", "width"),
     "layers/attn/q/kernel": (None, "width", "heads"),
@@ -104,18 +111,17 @@ def test_each_device_holds_its_part(computed, style):
   if mesh == "2,2,2":
     assert places["new/layers/up/kernel"] == ((2, 16, 32), (2, 8, 16))
   # What the host reads is whole, in each process.
-  assert found[style, mesh]["whole"]
+  assert found["many"]["whole"]
 
 
 def test_a_checkpoint_goes_to_other_meshes(computed):
-  mesh, found = computed
-  for name in ("", mesh):
-    moved = found["moved", name]
+  (_, second), found = computed
+  for name, mesh in (("none", "1,1,1"), ("second", second)):
+    moved = found[name]
     assert moved["same"] and moved["cursor"] == 3
     for path in ("params/embed", "opt_state/1/0/nu/embed"):
       whole, part = moved["places"][path]
-      axes = ("vocab", "width") if name else (None, None)
-      assert part == _part(mesh, whole, axes), (name, path)
+      assert part == _part(mesh, whole, ("vocab", "width")), (name, path)
 
 
 def test_the_table_knows_every_parameter():
