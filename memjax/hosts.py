@@ -93,6 +93,8 @@ def started(flag: str, remedy: Callable[[], str]) -> Iterator[None]:
     yield
     return
   arguments = parse(flag)
+  # With it a SIGTERM is noted and nothing else, and the run goes on.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(**arguments)
   except (ValueError, RuntimeError) as error:

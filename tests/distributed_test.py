@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from memjax import hosts
 from memjax import metrics as metrics_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -140,31 +139,3 @@ def test_an_error_of_one_process_ends_both(start, tmp_path):
   for process, log in processes:
     assert process.wait(_SECONDS) == 1
     assert "micro_batch=3 is not a multiple of 2" in log.read_text()
-
-
-@pytest.mark.parametrize(
-  "flag", ["10.0.0.1", "10.0.0.1:1,2", "10.0.0.1:1,2,x", ":1,2,0", "1,2,0"]
-)
-def test_a_malformed_flag(flag):
-  with pytest.raises(
-    ValueError, match=f"{flag}: expected auto, or the address"
-  ):
-    hosts.parse(flag)
-
-
-def test_flags():
-  assert hosts.parse("auto") == {}
-  assert hosts.parse("a.b:12,4,3") == {
-    "coordinator_address": "a.b:12",
-    "num_processes": 4,
-    "process_id": 3,
-  }
-  with pytest.raises(ValueError, match="no process 4 of 4"):
-    hosts.parse("a.b:12,4,4")
-
-
-def test_one_process_is_the_first_and_waits_for_none():
-  assert hosts.first()
-  hosts.wait("nobody")
-  with hosts.started("", lambda: ""):
-    pass
