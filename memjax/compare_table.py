@@ -51,7 +51,7 @@ def write(workdir: pathlib.Path, title: str, found: Mapping[str, Any]) -> None:
   if lines:
     parts.append((behind.TITLE, head, lines, behind.caption(head)))
   text = "".join(
-    f"\n{_capital(name)}:\n\n{_markdown(head, lines)}\n\n{said}.\n"
+    f"\n{_capital(name)}:\n\n{tables.to_markdown(head, lines)}\n\n{said}.\n"
     for name, head, lines, said in parts
   )
   (workdir / "compare.md").write_text(f"# {title}\n{text}")
@@ -63,11 +63,6 @@ def write(workdir: pathlib.Path, title: str, found: Mapping[str, Any]) -> None:
     f"memjax comparison: {title}", _page(title, parts, figures, found)
   )
   (workdir / "report.html").write_text(page, encoding="utf-8")
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-  every = [head, ["---"] * len(head), *lines]
-  return "\n".join(f"| {' | '.join(line)} |" for line in every)
 
 
 def _page(
@@ -90,17 +85,11 @@ def _page(
         for x in figures
         if x
       ]
-    cells = "".join(f'<th scope="col">{escape(x)}</th>' for x in head[1:])
+    cells = [(label, [*map(escape, values)]) for label, *values in lines]
+    table = tables.to_html(head[1:], cells, dense=True)
     body.append(
-      f'<div class="scroll"><table class="dense"><thead><tr><td></td>{cells}'
-      "</tr></thead><tbody>"
-    )
-    for label, *values in lines:
-      cells = "".join(f"<td>{escape(x)}</td>" for x in values)
-      body.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
-    body.append(
-      f'</tbody></table></div>\n<p class="caption">{escape(said)}.</p>'
-      "\n</section>"
+      f'<div class="scroll">{table}</div>\n<p class="caption">{escape(said)}.'
+      "</p>\n</section>"
     )
   links = "".join(
     f'<li><a href="{escape(urllib.parse.quote(f"{name}/seed{seed}"))}/'

@@ -189,23 +189,20 @@ def _table_html(
   rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
 ) -> str:
   """Lays cells out as a table: label -> column -> cell."""
-  head = "".join(f'<th scope="col">{_escape(c)}</th>' for c in columns)
-  kind = ' class="dense"' if len(columns) > _DENSE else ""
-  lines = [f"<table{kind}><thead><tr><td></td>{head}</tr></thead><tbody>"]
-  for label, cells in rows.items():
-    line = f'<tr><th scope="row">{_escape(label)}</th>'
-    for column in columns:
-      cell = cells.get(column)
-      if cell and cell["accuracy"] is None:  # a gain that there is not
-        line += f'<td class="none">none: {_escape(cell["reason"])}</td>'
-        continue
-      accuracy, interval, sampled = _cell_parts(cell)
-      line += f"<td><b>{accuracy}</b>"
-      line += f' <span class="interval">{interval}</span>' if interval else ""
-      line += f' <span class="sampled">{sampled}</span>' if sampled else ""
-      line += "</td>"
-    lines.append(line + "</tr>")
-  return "\n".join(lines) + "</tbody></table>"
+
+  def shown(cell: Mapping[str, Any] | None) -> str:
+    if cell and cell["accuracy"] is None:  # a gain that there is not
+      return f'<span class="none">none: {_escape(cell["reason"])}</span>'
+    accuracy, interval, sampled = _cell_parts(cell)
+    found = f"<b>{accuracy}</b>"
+    found += f' <span class="interval">{interval}</span>' if interval else ""
+    return found + f' <span class="sampled">{sampled}</span>' * bool(sampled)
+
+  lines = [
+    (label, [shown(cells.get(column)) for column in columns])
+    for label, cells in rows.items()
+  ]
+  return tables.to_html(columns, lines, dense=len(columns) > _DENSE)
 
 
 def _lengths_html(summary: Mapping[str, Any]) -> str:
@@ -259,16 +256,12 @@ def _health_html(health: Mapping[str, Mapping[str, Any]]) -> str:
   )
   if not names:
     return ""
-  head = "".join(f'<th scope="col">{_escape(c)}</th>' for c in columns)
-  lines = [f"<table><thead><tr><td></td>{head}</tr></thead><tbody>"]
-  for name in names:
-    line = f'<tr><th scope="row">{_escape(name)}</th>'
-    for column in columns:
-      cell = health[column].get(name)
-      shown = f"{cell['mean']:.3f}" if cell else "-"
-      line += f"<td><b>{shown}</b></td>"
-    lines.append(line + "</tr>")
-  table = "\n".join(lines) + "</tbody></table>"
+  shown = lambda cell: f"<b>{cell['mean']:.3f}</b>" if cell else "-"
+  lines = [
+    (name, [shown(health[column].get(name)) for column in columns])
+    for name in names
+  ]
+  table = tables.to_html(columns, lines)
   return (
     "<h3>Memory health</h3>\n<p>Means over final memories: shares of entries, "
     "of facts that are true (recall), of retracted facts (deletions obeyed); "

@@ -152,7 +152,7 @@ class TestHtml:
     assert re.findall(r"<td[^>]*>(.*?)</td>", row) == [
       '<b>0.750</b> <span class="interval">[0.500, 1.000]</span>',
       "<b>-</b>",
-      "none: oracle - none is &lt;0",
+      '<span class="none">none: oracle - none is &lt;0</span>',
     ]
 
   def test_many_sets_are_rows(self, tmp_path):
