@@ -142,7 +142,9 @@ def test_it_is_a_test_set(path):
 
 def test_training_on_it_ends_before_it_begins(path, tmp_path):
   env, _ = _examples(path)
-  run = types.SimpleNamespace(config=config_lib.default(), judged=None, env=env)
+  run = types.SimpleNamespace(
+    config=config_lib.default(), judged=None, env=env, mesh=None
+  )
   with pytest.raises(ValueError, match="'longmemeval' is a test set"):
     train.train(run, tmp_path / "run")
   assert not (tmp_path / "run").exists()
