@@ -5,15 +5,17 @@
              the saved log-sum-exp (2205.14135, without its tiles)
     cudnn    NVIDIA's fused kernel, in bfloat16 on its GPUs
 
-Rows may go on behind a prefix that several of them share: keys and values of W
-prefixes, each for the g = B / W rows that stand next to each other. They are
-held once, and their gradients are summed over the rows.
+Rows may go on behind prefixes: keys and values of W texts, each for the g =
+B / W rows that stand next to each other. They are held once, and their
+gradients are summed over the rows. What a group reads alike is a prefix of its
+rows (W groups), and a prompt is one of what is written behind it (W = B).
 
 Dimension key: B rows, W prefixes, g rows of a prefix, T tokens, S = T keys, P
 prefix keys, N query heads, K kv heads, G = N / K, H head width, b block.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -55,60 +57,73 @@ def causal(
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
-  prefix: Prefix | None,
+  prefixes: Sequence[Prefix],
   kind: str,
 ) -> jax.Array:
-  """Each token attends to the prefix, to itself, and to what is before it.
+  """Each token attends to the prefixes, to itself, and to what is before it.
 
   Args:
     query: [B, T, K, G, H].
     key: [B, K, H, T].
     value: [B, K, T, H].
-    prefix: what stands before the rows, or None.
+    prefixes: what stands before the rows, one behind the other.
     kind: one of KINDS.
 
   Returns:
     [B, T, K, G, H], in the dtype of the values.
   """
   if kind == "cudnn":
-    return _cudnn(query, key, value, prefix)
+    return _cudnn(query, key, value, prefixes)
   B, T, K, G, _ = query.shape
-  P = prefix[0].shape[-1] if prefix else 0
-  block = T
+  block, prefixes = T, tuple(prefixes)
+  # Products are of matrices [rows, H] of each key's head, as libraries have it.
+  query = query.transpose(0, 2, 3, 1, 4)
   if kind == "blocks":
-    block = _BLOCK_SCORES // (B * K * G * (T + P))
+    keys = T + sum(x[0].shape[-1] for x in prefixes)
+    block = _BLOCK_SCORES // (B * K * G * keys)
     block = min(max(block, _LEAST_BLOCK), T)
-    return _blocks(block, query, key, value, prefix)
-  return _forward(block, query, key, value, prefix)[0]
+    out = _blocks(block, query, key, value, prefixes)
+  else:
+    out = _forward(block, query, key, value, prefixes)[0]
+  return out.transpose(0, 3, 1, 2, 4)
 
 
 def cached(
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
-  length_B: jax.Array,
-  prefix: Prefix | None,
+  length: jax.Array,
+  prefixes: Sequence[Prefix],
 ) -> jax.Array:
-  """One token per row attends to a cache of which `length_B` slots count.
+  """One token per row attends to a cache of which `length` slots count.
 
   Args:
     query: [B, 1, K, G, H].
     key: [B, K, H, S], the token's own included.
     value: [B, K, S, H].
-    length_B: int32 [B].
-    prefix: what stands before the caches, or None.
+    length: int32 scalar, at least 1.
+    prefixes: what stands before the caches, one behind the other.
 
   Returns:
     [B, 1, K, G, H].
   """
-  sees = jnp.arange(key.shape[-1])[None, :] < length_B[:, None]
-  return _attend(query, key, value, sees[:, None], prefix)[0]
+  sees = jnp.arange(key.shape[-1])[None, None, :] < length
+  query = query.transpose(0, 2, 3, 1, 4)
+  out, _ = _attend(query, key, value, sees, prefixes)
+  return out.transpose(0, 3, 1, 2, 4)
 
 
-def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-  """A product with a float32 result."""
+def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+  """A product over one axis of each; the two leading axes are of both.
+
+  In this order, which einsum would change: with a cache first and one token
+  behind it the CPU takes ten times as long.
+  """
+  axes = ((a_axis,), (b_axis,)), ((0, 1), (0, 1))
   product = functools.partial(
-    jnp.einsum, equation, preferred_element_type=jnp.float32
+    jax.lax.dot_general,
+    dimension_numbers=axes,
+    preferred_element_type=jnp.float32,
   )
   if a.dtype == b.dtype == jnp.float32:
     return product(a, b)
@@ -121,28 +136,55 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
   )
 
 
-def _apart(x: jax.Array, rows: int) -> jax.Array:
-  """[B, ...] to [W, g, ...]."""
-  return x.reshape(rows, -1, *x.shape[1:])
+def _flat(x: jax.Array) -> jax.Array:
+  """[b, K, ..., X] to [b, K, rows, X]."""
+  return x.reshape(*x.shape[:2], -1, x.shape[-1])
+
+
+def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
+  """float32 [b, K, ..., X] by [b, K, X, Y]."""
+  found = _product(_flat(x), matrix, 3, 2)
+  return found.reshape(*x.shape[:-1], -1)
+
+
+def _times_transposed(x: jax.Array, matrix: jax.Array) -> jax.Array:
+  """float32 [b, K, ..., Y] by [b, K, X, Y]."""
+  found = _product(_flat(x), matrix, 3, 3)
+  return found.reshape(*x.shape[:-1], -1)
+
+
+def _summed(x: jax.Array, y: jax.Array) -> jax.Array:
+  """float32 [b, K, X, Y]: x [b, K, ..., X] by y [b, K, ..., Y], all rows."""
+  return _product(_flat(x), _flat(y), 2, 2)
+
+
+def _behind(x: jax.Array, prefixes: int) -> jax.Array:
+  """[B, K, ...] to [W, K, g, ...]: the rows of a prefix together."""
+  return x.reshape(prefixes, -1, *x.shape[1:]).swapaxes(1, 2)
+
+
+def _beside(x: jax.Array) -> jax.Array:
+  """[W, K, g, ...] to [B, K, ...]."""
+  x = x.swapaxes(1, 2)
+  return x.reshape(-1, *x.shape[2:])
 
 
 def _scores(
   query: jax.Array,
   key: jax.Array,
   sees_BTS: jax.Array,
-  prefix: Prefix | None,
-) -> tuple[jax.Array, jax.Array | None]:
-  """Masked scores [B, K, G, T, S], and of the prefix [W, g, K, G, T, P]."""
+  prefixes: Sequence[Prefix],
+) -> tuple[jax.Array, list[jax.Array]]:
+  """Masked scores [B, K, G, T, S], and of each prefix [W, K, g, G, T, P]."""
   scale = query.shape[-1] ** -0.5
-  score = _dot("BTKGH,BKHS->BKGTS", query, key) * scale
+  score = _times(query, key) * scale
   score = jnp.where(sees_BTS[:, None, None], score, _NEVER)
-  if prefix is None:
-    return score, None
-  keys, _, length_W = prefix
-  before = _dot("WgTKGH,WKHP->WgKGTP", _apart(query, len(length_W)), keys)
-  there = jnp.arange(keys.shape[-1])[None, :] < length_W[:, None]
-  there = there[:, None, None, None, None]
-  return score, jnp.where(there, before * scale, _NEVER)
+  before = []
+  for keys, _, length_W in prefixes:
+    found = _times(_behind(query, len(length_W)), keys) * scale
+    there = jnp.arange(keys.shape[-1])[None, :] < length_W[:, None]
+    before.append(jnp.where(there[:, None, None, None, None], found, _NEVER))
+  return score, before
 
 
 def _attend(
@@ -150,25 +192,22 @@ def _attend(
   key: jax.Array,
   value: jax.Array,
   sees_BTS: jax.Array,
-  prefix: Prefix | None,
+  prefixes: Sequence[Prefix],
 ) -> tuple[jax.Array, jax.Array]:
-  """Output [B, T, K, G, H] and float32 log-sum-exp [B, K, G, T]."""
-  score, before = _scores(query, key, sees_BTS, prefix)
+  """Output [B, K, G, T, H] and float32 log-sum-exp [B, K, G, T]."""
+  score, before = _scores(query, key, sees_BTS, prefixes)
   # A row's own token is always seen, so the greatest score is finite.
   top = score.max(-1)
-  if prefix is not None:
-    top = jnp.maximum(top, before.max(-1).reshape(top.shape))
+  for found in before:
+    top = jnp.maximum(top, _beside(found.max(-1)))
   weight = jnp.exp(score - top[..., None])
   total = weight.sum(-1)
-  mixed = _dot("BKGTS,BKSH->BTKGH", weight.astype(value.dtype), value)
-  if prefix is not None:
-    W = len(prefix[2])
-    weight = jnp.exp(before - _apart(top, W)[..., None])
-    total += weight.sum(-1).reshape(total.shape)
-    more = _dot("WgKGTP,WKPH->WgTKGH", weight.astype(value.dtype), prefix[1])
-    mixed += more.reshape(mixed.shape)
-  out = mixed / total.transpose(0, 3, 1, 2)[..., None]
-  return out.astype(value.dtype), top + jnp.log(total)
+  mixed = _times(weight.astype(value.dtype), value)
+  for found, (_, values, length_W) in zip(before, prefixes):
+    weight = jnp.exp(found - _behind(top, len(length_W))[..., None])
+    total += _beside(weight.sum(-1))
+    mixed += _beside(_times(weight.astype(value.dtype), values))
+  return (mixed / total[..., None]).astype(value.dtype), top + jnp.log(total)
 
 
 def _sees(start: jax.Array | int, count: int, S: int) -> jax.Array:
@@ -182,86 +221,80 @@ def _sees(start: jax.Array | int, count: int, S: int) -> jax.Array:
   return (jnp.arange(S)[None, :] <= position[:, None])[None]
 
 
-def _cut(x_BT: jax.Array, block: int, axis: int = 1) -> jax.Array:
-  """[B, T, ...] to blocks [n, B, b, ...]; zeros behind the last token."""
-  T = x_BT.shape[axis]
-  pad = [(0, -T % block if i == axis else 0) for i in range(x_BT.ndim)]
-  x = jnp.pad(x_BT, pad)
-  shape = (*x.shape[:axis], -1, block, *x.shape[axis + 1 :])
-  return jnp.moveaxis(x.reshape(shape), axis, 0)
+def _cut(x: jax.Array, block: int) -> jax.Array:
+  """[B, K, G, T, ...] to blocks [n, B, K, G, b, ...]; zeros behind the last."""
+  pad = [(0, -x.shape[3] % block if i == 3 else 0) for i in range(x.ndim)]
+  x = jnp.pad(x, pad)
+  x = x.reshape(*x.shape[:3], -1, block, *x.shape[4:])
+  return jnp.moveaxis(x, 3, 0)
 
 
-def _join(x: jax.Array, T: int, axis: int = 1) -> jax.Array:
-  """Blocks to [B, T, ...], the padding left out."""
-  x = jnp.moveaxis(x, 0, axis)
-  x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-  return jax.lax.slice_in_dim(x, 0, T, axis=axis)
+def _join(x: jax.Array, T: int) -> jax.Array:
+  """Blocks to [B, K, G, T, ...], the padding left out."""
+  x = jnp.moveaxis(x, 0, 3)
+  x = x.reshape(*x.shape[:3], -1, *x.shape[5:])
+  return jax.lax.slice_in_dim(x, 0, T, axis=3)
 
 
-def _forward(block, query, key, value, prefix):
+def _forward(block, query, key, value, prefixes):
   """Outputs and log-sum-exps, a block of queries after the other."""
-  T = query.shape[1]
+  T = query.shape[3]
   if block >= T:
-    return _attend(query, key, value, _sees(0, T, T), prefix)
+    return _attend(query, key, value, _sees(0, T, T), prefixes)
 
   def step(start, q):
-    found = _attend(q, key, value, _sees(start, block, T), prefix)
+    found = _attend(q, key, value, _sees(start, block, T), prefixes)
     return start + block, found
 
   _, (out, total) = jax.lax.scan(step, 0, _cut(query, block))
-  return _join(out, T), _join(total, T, axis=3)
+  return _join(out, T), _join(total, T)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blocks(block, query, key, value, prefix):
+def _blocks(block, query, key, value, prefixes):
   """Queries in blocks, whose scores the backward pass makes again."""
-  return _forward(block, query, key, value, prefix)[0]
+  return _forward(block, query, key, value, prefixes)[0]
 
 
-def _blocks_forward(block, query, key, value, prefix):
-  out, total = _forward(block, query, key, value, prefix)
-  return out, (query, key, value, prefix, out, total)
+def _blocks_forward(block, query, key, value, prefixes):
+  out, total = _forward(block, query, key, value, prefixes)
+  return out, (query, key, value, prefixes, out, total)
 
 
 def _blocks_backward(block, kept, d_out):
   """Adds up the gradients of keys and values over the blocks."""
-  query, key, value, prefix, out, total = kept
-  T = query.shape[1]
-  own = jnp.einsum(
-    "BTKGH,BTKGH->BKGT", out, d_out, preferred_element_type=jnp.float32
-  )
-  given = (key, value, *(prefix[:2] if prefix else ()))
+  query, key, value, prefixes, out, total = kept
+  T = query.shape[3]
+  own = (out.astype(jnp.float32) * d_out).sum(-1)
+  given = [key, value, *(x for prefix in prefixes for x in prefix[:2])]
   if block >= T:
     d_query, sums = _backward(
-      query, d_out, total, own, _sees(0, T, T), key, value, prefix
+      query, d_out, total, own, _sees(0, T, T), key, value, prefixes
     )
   else:
 
     def step(carry, xs):
       start, sums = carry
       sees = _sees(start, block, T)
-      d_q, more = _backward(*xs, sees, key, value, prefix)
+      d_q, more = _backward(*xs, sees, key, value, prefixes)
       return (start + block, jax.tree.map(jnp.add, sums, more)), d_q
 
-    zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in given)
+    zeros = [jnp.zeros(x.shape, jnp.float32) for x in given]
     (_, sums), d_query = jax.lax.scan(
       step,
       (0, zeros),
-      (
-        _cut(query, block),
-        _cut(d_out, block),
-        _cut(total, block, axis=3),
-        _cut(own, block, axis=3),
-      ),
+      [_cut(x, block) for x in (query, d_out, total, own)],
     )
     d_query = _join(d_query, T)
-  d_key, d_value, *d_prefix = (
+  d_key, d_value, *others = (
     x.astype(y.dtype) for x, y in zip(sums, given, strict=True)
   )
-  return d_query, d_key, d_value, (*d_prefix, None) if prefix else None
+  # A prefix's length has none.
+  d_prefixes = tuple((*pair, None) for pair in zip(others[::2], others[1::2]))
+  return d_query, d_key, d_value, d_prefixes
 
 
-def _backward(query, d_out, total, own, sees, key, value, prefix):
+def _backward(query, d_out, total, own, sees, key, value, prefixes):
   """The gradients of one block of queries (2205.14135, B.4).
 
   With P = exp(score - total) and own = sum_h out d_out:
@@ -270,64 +303,60 @@ def _backward(query, d_out, total, own, sees, key, value, prefix):
     d_query = d_score key,  d_key = d_score^T query
 
   Returns:
-    (d_query, (d_key, d_value, and of a prefix the same)); sums in float32.
+    (d_query, [d_key, d_value, and of each prefix the same]); sums in float32.
   """
   scale, dtype = query.shape[-1] ** -0.5, query.dtype
-  score, before = _scores(query, key, sees, prefix)
-  total, own = total[..., None], own[..., None]
-  weight = jnp.exp(score - total)
-  d_score = weight * (_dot("BTKGH,BKSH->BKGTS", d_out, value) - own) * scale
-  weight, d_score = weight.astype(dtype), d_score.astype(dtype)
-  d_query = _dot("BKGTS,BKHS->BTKGH", d_score, key)
-  sums = (
-    _dot("BKGTS,BTKGH->BKHS", d_score, query),
-    _dot("BKGTS,BTKGH->BKSH", weight, d_out),
-  )
-  if prefix is None:
-    return d_query.astype(dtype), sums
-  keys, values, length_W = prefix
-  W = len(length_W)
-  q, d_o = _apart(query, W), _apart(d_out, W)
-  weight = jnp.exp(before - _apart(total, W))
-  inner = _dot("WgTKGH,WKPH->WgKGTP", d_o, values) - _apart(own, W)
-  d_score = (weight * inner * scale).astype(dtype)
-  d_query += _dot("WgKGTP,WKHP->WgTKGH", d_score, keys).reshape(d_query.shape)
-  sums += (
-    _dot("WgKGTP,WgTKGH->WKHP", d_score, q),
-    _dot("WgKGTP,WgTKGH->WKPH", weight.astype(dtype), d_o),
-  )
+  score, before = _scores(query, key, sees, prefixes)
+
+  def parts(score, q, d_o, total, own, key, value):
+    """(d_query, d_key, d_value) by one set of keys."""
+    weight = jnp.exp(score - total[..., None])
+    inner = _times_transposed(d_o, value) - own[..., None]
+    d_score = (weight * inner * scale).astype(dtype)
+    return (
+      _times_transposed(d_score, key),
+      _summed(q, d_score),
+      _summed(weight.astype(dtype), d_o),
+    )
+
+  rows = query, d_out, total, own
+  d_query, *sums = parts(score, *rows, key, value)
+  for found, (keys, values, length_W) in zip(before, prefixes):
+    behind = [_behind(x, len(length_W)) for x in rows]
+    more, *other = parts(found, *behind, keys, values)
+    d_query += _beside(more)
+    sums += other
   return d_query.astype(dtype), sums
 
 
 _blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
-def _cudnn(query, key, value, prefix):
-  """`jax.nn.dot_product_attention`, with a prefix by way of its mask."""
+def _cudnn(query, key, value, prefixes):
+  """`jax.nn.dot_product_attention`, with prefixes by way of its mask."""
   B, T, K, G, H = query.shape
   query = query.reshape(B, T, K * G, H)
   key, value = key.transpose(0, 3, 1, 2), value.transpose(0, 2, 1, 3)
   attend = functools.partial(
     jax.nn.dot_product_attention, implementation="cudnn"
   )
-  if prefix is None:
+  if not prefixes:
     out = attend(query, key, value, is_causal=True)
     return out.reshape(B, T, K, G, H)
-  keys, values, length_W = prefix
-  W, P = len(length_W), keys.shape[-1]
-  each = lambda x: jnp.repeat(x, B // W, axis=0)
-  there = jnp.arange(P)[None, :] < each(length_W)[:, None]
-  mask = jnp.concatenate(
-    [
-      jnp.broadcast_to(there[:, None], (B, T, P)),
-      jnp.broadcast_to(_sees(0, T, T), (B, T, T)),
-    ],
-    axis=2,
-  )
+  all_keys, all_values, masks = [], [], []
+  for keys, values, length_W in prefixes:
+    W, P = len(length_W), keys.shape[-1]
+    each = lambda x, times=B // W: jnp.repeat(x, times, axis=0)
+    there = jnp.arange(P)[None, :] < each(length_W)[:, None]
+    masks.append(jnp.broadcast_to(there[:, None], (B, T, P)))
+    all_keys.append(each(keys.transpose(0, 3, 1, 2)))
+    all_values.append(each(values.transpose(0, 2, 1, 3)))
+  masks.append(jnp.broadcast_to(_sees(0, T, T), (B, T, T)))
+  mask = jnp.concatenate(masks, axis=2)
   out = attend(
     query,
-    jnp.concatenate([each(keys.transpose(0, 3, 1, 2)), key], axis=1),
-    jnp.concatenate([each(values.transpose(0, 2, 1, 3)), value], axis=1),
+    jnp.concatenate([*all_keys, key], axis=1),
+    jnp.concatenate([*all_values, value], axis=1),
     mask=mask[:, None],
   )
   return out.reshape(B, T, K, G, H)

@@ -282,7 +282,7 @@ def save(
   params = jax.device_get(params)
   dtype = str(params["embed"].dtype)
   (temp / "config.json").write_text(
-    json.dumps(_hf_config(cfg, dtype), indent=2) + "\n"
+    json.dumps(to_json(cfg, dtype), indent=2) + "\n"
   )
   shards: list[dict[str, tuple[str, int | None, bool]]] = [{}]
   room, total = max_shard_bytes, 0
@@ -322,8 +322,8 @@ def save(
   os.replace(temp, path)
 
 
-def _hf_config(cfg: qwen3.Config, dtype: str) -> dict[str, Any]:
-  """config.json, with RoPE's base where transformers 4 and 5 look for it."""
+def to_json(cfg: qwen3.Config, dtype: str) -> dict[str, Any]:
+  """What config.json says; both transformers 4 and 5 find RoPE's base."""
   return {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",

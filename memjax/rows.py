@@ -45,21 +45,19 @@ class Rows:
   @property
   def group(self) -> int:
     """Rows that share the beginning of their prompts."""
-    prompt = self.prompt
-    return prompt.group if isinstance(prompt, token_lib.Grouped) else 1
+    shared, _ = token_lib.parts(self.prompt)
+    return 1 if shared is None else self.prompt.group
 
   @property
   def width(self) -> jax.Array:
     """int [R], tokens of each row, without what it shares."""
-    prompt = self.prompt
-    own = prompt.own if isinstance(prompt, token_lib.Grouped) else prompt
+    _, own = token_lib.parts(self.prompt)
     return own.length + self.response.length
 
   @property
   def capacity(self) -> int:
     """The most tokens of a row, without what it shares."""
-    prompt = self.prompt
-    own = prompt.own if isinstance(prompt, token_lib.Grouped) else prompt
+    _, own = token_lib.parts(self.prompt)
     return own.capacity + self.response.capacity
 
   def pack(self, most: int) -> int:
@@ -97,19 +95,16 @@ def from_turns(segment: agents.Segment, adv: jax.Array) -> Rows:
 
 
 def _map(
-  rows: Rows,
-  own: Callable[[jax.Array], jax.Array],
-  shared: Callable[[jax.Array], jax.Array],
+  own: Callable[..., jax.Array], shared: Callable[..., jax.Array], *rows: Rows
 ) -> Rows:
-  """Applies `shared` to what groups share, `own` to all else."""
-  if not isinstance(rows.prompt, token_lib.Grouped):
-    return jax.tree.map(own, rows)
-  prompt = token_lib.Grouped(
-    jax.tree.map(shared, rows.prompt.shared),
-    jax.tree.map(own, rows.prompt.own),
-  )
-  others = dataclasses.replace(rows, prompt=None)
-  return dataclasses.replace(jax.tree.map(own, others), prompt=prompt)
+  """Applies `shared` to what groups share, `own` to all else, leaf by leaf."""
+  firsts, rests = zip(*(token_lib.parts(x.prompt) for x in rows))
+  bare = [dataclasses.replace(x, prompt=rest) for x, rest in zip(rows, rests)]
+  found = jax.tree.map(own, *bare)
+  if firsts[0] is None:
+    return found
+  prompt = token_lib.Grouped(jax.tree.map(shared, *firsts), found.prompt)
+  return dataclasses.replace(found, prompt=prompt)
 
 
 def take(rows: Rows, index_n: jax.Array, pack: int = 1) -> Rows:
@@ -120,7 +115,7 @@ def take(rows: Rows, index_n: jax.Array, pack: int = 1) -> Rows:
   """
   start_n = jnp.maximum(index_n, 0) * pack
   row = (start_n[:, None] + jnp.arange(pack)[None, :]).reshape(-1)
-  got = _map(rows, lambda x: x[row], lambda x: x[start_n // rows.group])
+  got = _map(lambda x: x[row], lambda x: x[start_n // rows.group], rows)
   there = jnp.repeat(index_n >= 0, pack)
   got = dataclasses.replace(got, weight=got.weight & there)
   return sharding.constrain_rows(got)
@@ -145,14 +140,15 @@ def logp_and_entropy(
     temperature: of sampling.
     width: tokens of the longest row, what is shared left out; None: not known.
   """
-  prompt, prefix = rows.prompt, None
-  if isinstance(prompt, token_lib.Grouped):
-    shared, prompt = prompt.shared, prompt.own
-    prefix = qwen3.read_prefix(params, cfg, shared.ids, shared.length)
+  shared, prompt = token_lib.parts(rows.prompt)
+  params, prefixes = qwen3.unstacked(params, cfg), []
+  if shared is not None:
+    _, cache = qwen3.read(params, cfg, shared.ids, shared.length)
+    prefixes.append(cache)
   text = token_lib.concat([prompt, rows.response])
   if width is not None:
     text = token_lib.truncate(text, width)
-  hidden, _ = qwen3.forward(params, cfg, text.ids, prefix=prefix)
+  hidden, _ = qwen3.forward(params, cfg, text.ids, prefixes=prefixes)
   A = rows.response.capacity
   place = prompt.length[:, None] - 1 + jnp.arange(A)[None, :]
   place = jnp.clip(place, 0, text.capacity - 1)
@@ -163,7 +159,7 @@ def logp_and_entropy(
 def empty_like(rows: Rows, count: int) -> Rows:
   """`count` rows of the same shapes that weigh nothing."""
   empty = lambda n: lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype)
-  return _map(rows, empty(count), empty(count // rows.group))
+  return _map(empty(count), empty(count // rows.group), rows)
 
 
 @functools.partial(jax.jit, donate_argnames="into")
@@ -176,12 +172,5 @@ def put(into: Rows, rows: Rows, target_R: jax.Array) -> Rows:
   # An index behind the last row writes nowhere.
   target_R = jnp.where(target_R < 0, R, target_R)
   write = lambda target: lambda a, b: a.at[target].set(b, mode="drop")
-  if not isinstance(rows.prompt, token_lib.Grouped):
-    return sharding.replicate(jax.tree.map(write(target_R), into, rows))
-  shared = jax.tree.map(
-    write(target_R[::G] // G), into.prompt.shared, rows.prompt.shared
-  )
-  bare = lambda x: dataclasses.replace(x, prompt=x.prompt.own)
-  found = jax.tree.map(write(target_R), bare(into), bare(rows))
-  prompt = token_lib.Grouped(shared, found.prompt)
-  return sharding.replicate(dataclasses.replace(found, prompt=prompt))
+  found = _map(write(target_R), write(target_R[::G] // G), into, rows)
+  return sharding.replicate(found)

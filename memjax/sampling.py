@@ -100,18 +100,14 @@ def decode(
   """
   B, A = prompt.length.shape[0], max_new_tokens
   active_B = jnp.ones((B,), bool) if active_B is None else active_B
-  prefix = None
-  if isinstance(prompt, token_lib.Grouped):
-    shared, prompt = prompt.shared, prompt.own
-    prefix = qwen3.read_prefix(params, cfg, shared.ids, shared.length)
-  hidden_BD, cache = qwen3.prefill(
-    params,
-    cfg,
-    prompt.ids,
-    jnp.maximum(prompt.length, 1),
-    prompt.capacity + A,
-    prefix,
-  )
+  shared, prompt = token_lib.parts(prompt)
+  params, prefixes = qwen3.unstacked(params, cfg), []
+  if shared is not None:
+    _, cache = qwen3.read(params, cfg, shared.ids, shared.length)
+    prefixes.append(cache)
+  length_B = jnp.maximum(prompt.length, 1)
+  hidden_BD, cache = qwen3.read(params, cfg, prompt.ids, length_B, prefixes)
+  prefixes.append(cache)
   stops = jnp.asarray(stop_ids, jnp.int32)
 
   def write(state: _State, hidden_BD: jax.Array, cache: qwen3.Cache) -> _State:
@@ -134,14 +130,14 @@ def decode(
 
   def body(state: _State) -> _State:
     hidden_BD, cache = qwen3.decode_step(
-      params, cfg, state.token_B, state.cache, prefix
+      params, cfg, state.token_B, state.cache, prefixes
     )
     return write(state, hidden_BD, cache)
 
   state = _State(
     jnp.int32(0),
     jnp.zeros((B,), jnp.int32),
-    cache,
+    qwen3.room(cfg, B, A),
     ~active_B,
     jnp.zeros((B, A), jnp.int32),
     jnp.zeros((B, A), jnp.float32),
@@ -150,7 +146,7 @@ def decode(
   state = jax.lax.while_loop(
     lambda state: (state.step < A) & ~state.done_B.all(),
     body,
-    write(state, hidden_BD, cache),
+    write(state, hidden_BD, state.cache),
   )
   return Response(
     token_lib.Tokens(state.ids_BA, state.length_B),

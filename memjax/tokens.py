@@ -97,10 +97,12 @@ class Grouped:
     """int [..., B], of the whole rows."""
     return jnp.repeat(self.shared.length, self.group, -1) + self.own.length
 
-  def whole(self) -> Tokens:
-    """The rows as they are read, [B, P + T]."""
-    each = lambda x: jnp.repeat(x, self.group, axis=0)
-    return concat([jax.tree.map(each, self.shared), self.own])
+
+def parts(rows: Tokens | Grouped) -> tuple[Tokens | None, Tokens]:
+  """What groups share, or None, and what is each row's own."""
+  if isinstance(rows, Grouped):
+    return rows.shared, rows.own
+  return None, rows
 
 
 def from_lists(

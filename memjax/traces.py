@@ -315,10 +315,9 @@ def _rewards(
 
 def _prompt(segment: agents.Segment, row: int) -> list[int]:
   """The ids that a row has read."""
-  prompt = segment.prompt
-  if not isinstance(prompt, token_lib.Grouped):
-    return _ids(prompt, row)
-  return _ids(prompt.shared, row // prompt.group) + _ids(prompt.own, row)
+  shared, own = token_lib.parts(segment.prompt)
+  first = _ids(shared, row // segment.prompt.group) if shared else []
+  return first + _ids(own, row)
 
 
 def _ids(tokens: Any, row: int) -> list[int]:

@@ -20,27 +20,31 @@ def _draw(dtype="float32"):
   return own, (one(_W, _K, _H, _P), one(_W, _K, _P, _H))
 
 
-def _by_hand(own, before, length=_LENGTH):
+def _by_hand(own, *prefixes):
   """Softmax over what each token sees, in numpy and float64."""
   query, key, value = (np.asarray(x, np.float64) for x in own)
   out = np.zeros(query.shape)
   for b, t, k, g in np.ndindex(query.shape[:4]):
-    keys, values = key[b, k, :, : t + 1].T, value[b, k, : t + 1]
-    if before:
-      w = b // (_B // _W)
-      first = np.asarray(before[0], np.float64)[w, k, :, : length[w]].T
-      keys = np.concatenate([first, keys])
-      first = np.asarray(before[1], np.float64)[w, k, : length[w]]
-      values = np.concatenate([first, values])
+    keys, values = [], []
+    for first_keys, first_values, length in prefixes:
+      w = b // (_B // len(length))
+      keys.append(np.float64(first_keys[w, k, :, : length[w]]).T)
+      values.append(np.float64(first_values[w, k, : length[w]]))
+    keys = np.concatenate([*keys, key[b, k, :, : t + 1].T])
+    values = np.concatenate([*values, value[b, k, : t + 1]])
     score = keys @ query[b, t, k, g] / np.sqrt(_H)
     weight = np.exp(score - score.max())
     out[b, t, k, g] = weight @ values / weight.sum()
   return out
 
 
+def _prefixes(before):
+  """With the lengths of the prefixes, if there are any."""
+  return [(*before, np.asarray(_LENGTH))] if before else []
+
+
 def _attend(own, before, kind):
-  prefix = (*before, jnp.asarray(_LENGTH)) if before else None
-  return attention.causal(*own, prefix, kind)
+  return attention.causal(*own, _prefixes(before), kind)
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def test_each_token_sees_what_is_before_it(small_blocks, kind, with_prefix):
   own, before = _draw()
   before = before if with_prefix else None
   got = _attend(own, before, kind)
-  np.testing.assert_allclose(got, _by_hand(own, before), atol=1e-6)
+  np.testing.assert_allclose(got, _by_hand(own, *_prefixes(before)), atol=1e-6)
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])
@@ -85,7 +89,7 @@ def test_half_precision_is_near(small_blocks):
     got = _attend(own, before, kind)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(
-      np.asarray(got, np.float64), _by_hand(own, before), atol=0.03
+      np.asarray(got, np.float64), _by_hand(own, *_prefixes(before)), atol=0.03
     )
 
 
@@ -104,22 +108,25 @@ def test_the_fused_kernel_is_given_the_same(monkeypatch, with_prefix):
   before = before if with_prefix else None
   got = _attend(own, before, "cudnn")
   assert asked == ["cudnn"]
-  np.testing.assert_allclose(got, _by_hand(own, before), atol=1e-6)
+  np.testing.assert_allclose(got, _by_hand(own, *_prefixes(before)), atol=1e-6)
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])
 def test_a_cache_is_seen_up_to_its_length(with_prefix):
-  own, before = _draw()
-  before = before if with_prefix else None
-  query, key, value = own
-  length = np.array([7, 2, 5, 1])
-  prefix = (*before, jnp.asarray(_LENGTH)) if before else None
-  got = attention.cached(query[:, -1:], key, value, length, prefix)
-  for b, n in enumerate(length):
+  """Behind prompts of different lengths, and what groups share before them."""
+  (query, key, value), before = _draw()
+  prompt = [
+    jax.random.normal(jax.random.key(i), shape)
+    for i, shape in enumerate([(_B, _K, _H, 5), (_B, _K, 5, _H)])
+  ]
+  prefixes = _prefixes(before) if with_prefix else []
+  prefixes.append((*prompt, np.array([5, 1, 3, 4])))
+  for n in (1, 3, 7):
+    got = attention.cached(query[:, -1:], key, value, jnp.int32(n), prefixes)
     # Its token is the last that it sees.
-    moved = query.at[b, n - 1].set(query[b, -1])
-    want = _by_hand((moved, key, value), before)[b, n - 1]
-    np.testing.assert_allclose(got[b, 0], want, atol=1e-6)
+    moved = query.at[:, n - 1].set(query[:, -1])
+    want = _by_hand((moved, key, value), *prefixes)[:, n - 1]
+    np.testing.assert_allclose(got[:, 0], want, atol=1e-6)
 
 
 def test_scores_of_all_tokens_are_never_there():
@@ -129,7 +136,7 @@ def test_scores_of_all_tokens_are_never_there():
     shape = lambda *x: jax.ShapeDtypeStruct(x, jnp.float32)
     args = shape(1, T, 1, 4, 8), shape(1, 1, 8, T), shape(1, 1, T, 8)
     grad = jax.grad(
-      lambda q, k, v: attention.causal(q, k, v, None, kind).sum(), (0, 1, 2)
+      lambda q, k, v: attention.causal(q, k, v, (), kind).sum(), (0, 1, 2)
     )
     compiled = jax.jit(grad).lower(*args).compile()
     return compiled.memory_analysis().temp_size_in_bytes

@@ -261,8 +261,10 @@ def test_published_sizes(tmp_path, size):
   )
   assert logits.shape == (2, 64, 151936) and logits.dtype == jnp.float32
   hidden, cache = jax.eval_shape(
-    lambda p, t, n: qwen3.prefill(p, cfg, t, n, 128), params, tokens, length
+    lambda p, t, n: qwen3.read(p, cfg, t, n), params, tokens, length
   )
   assert hidden.shape == (2, width)
-  assert cache.key.shape == (layers, 2, 8, 128, 128)
-  assert cache.key.dtype == jnp.bfloat16
+  keys, values = cache.layers
+  assert keys.shape == (layers, 2, 8, 128, 64)
+  assert values.shape == (layers, 2, 8, 64, 128)
+  assert keys.dtype == values.dtype == jnp.bfloat16

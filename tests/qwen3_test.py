@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from memjax import qwen3
+from memjax import qwen3_block
 
 _CFG = qwen3.Config(
   vocab_size=31,
@@ -36,7 +37,7 @@ def tokens():
 
 # One compiled program for each config and shape.
 _logits = jax.jit(qwen3.logits, static_argnums=1)
-_prefill = jax.jit(qwen3.prefill, static_argnums=(1, 4))
+_read = jax.jit(qwen3.read, static_argnums=1)
 _decode_step = jax.jit(qwen3.decode_step, static_argnums=1)
 
 
@@ -90,9 +91,10 @@ def test_padding_is_not_seen(weights, tokens):
 
 
 def test_cached_decoding_is_the_full_forward(weights, tokens):
-  """Rows of different lengths go on, each at its own next slot."""
+  """Prompts of different lengths go on, each at its own next position."""
   length = np.array([4, 7])
-  hidden, cache = _prefill(weights, _CFG, tokens[:, :7], length, 12)
+  hidden, prompt = _read(weights, _CFG, tokens[:, :7], length)
+  cache = qwen3.room(_CFG, 2, 5)
   full = _logits(weights, _CFG, tokens, jnp.array([12, 12]))
   full = np.asarray(jax.nn.log_softmax(full))
   for i in range(5):
@@ -101,8 +103,8 @@ def test_cached_decoding_is_the_full_forward(weights, tokens):
     np.testing.assert_allclose(logp, want, atol=1e-5)
     np.testing.assert_array_equal(logp.argmax(-1), want.argmax(-1))
     token = tokens[np.arange(2), length + i]
-    hidden, cache = _decode_step(weights, _CFG, token, cache)
-  np.testing.assert_array_equal(cache.length, length + 5)
+    hidden, cache = _decode_step(weights, _CFG, token, cache, [prompt])
+  assert cache.length == 5
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +140,25 @@ def test_remat_stores_less(scan_layers):
   assert stored("dots") < stored("none") / 1.5
 
 
+def _stacked(cache):
+  """Keys and values with a leading axis of layers, and the lengths."""
+  layers = cache.layers
+  if isinstance(layers[0], tuple):
+    layers = tuple(map(jnp.stack, zip(*layers)))
+  return layers, cache.length
+
+
 def test_unrolled_decoding_is_scanned_decoding(weights, tokens):
   cfg = dataclasses.replace(_CFG, scan_layers=False)
   length, prompt = np.array([4, 7]), tokens[:, :7]
-  want = _prefill(weights, _CFG, prompt, length, 12)
-  _assert_close(_prefill(weights, cfg, prompt, length, 12), want)
-  _assert_close(
-    _decode_step(weights, cfg, tokens[:, 0], want[1]),
-    _decode_step(weights, _CFG, tokens[:, 0], want[1]),
-  )
+  found = []
+  for x in (cfg, _CFG):
+    hidden, read = _read(weights, x, prompt, length)
+    new, cache = _decode_step(
+      weights, x, tokens[:, 0], qwen3.room(x, 2, 3), [read]
+    )
+    found.append((hidden, new, _stacked(read), _stacked(cache)))
+  _assert_close(*found)
 
 
 def _plain_logp(params, cfg, hidden, target, temperature):
@@ -222,7 +234,7 @@ def test_bfloat16_keeps_log_probabilities_in_float32(weights, tokens, hidden):
 def test_rope_turns_by_position():
   """q.k depends on the distance alone; position 0 is not turned."""
   q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8))
-  rope = jax.jit(qwen3.rope)
+  rope = jax.jit(qwen3_block.rope)
   at = lambda x, p: rope(x, np.array([[p]]), 1e3)
   np.testing.assert_allclose(at(q, 0), q, atol=1e-6)
   dot = lambda i, j: float(jnp.sum(at(q, i) * at(k, j)))

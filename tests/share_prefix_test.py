@@ -50,10 +50,16 @@ def episodes(policies, reader, tokenizer):
   return sample(reader), sample(dataclasses.replace(reader, group=_G))
 
 
+def _whole(grouped):
+  """Grouped rows as they are read."""
+  each = lambda x: jnp.repeat(x, grouped.group, axis=0)
+  return token_lib.concat([jax.tree.map(each, grouped.shared), grouped.own])
+
+
 def _text(episode):
   prompt = episode.turns["update"].prompt
   if isinstance(prompt, token_lib.Grouped):
-    prompt = jax.vmap(token_lib.Grouped.whole)(prompt)
+    prompt = jax.vmap(_whole)(prompt)
   return prompt
 
 
@@ -136,8 +142,8 @@ def test_packs_are_whole_groups_or_equal_parts(episodes):
   assert rows.group == _G
   assert [rows.pack(n) for n in (1, 2, 3, 4, 9)] == [1, 2, 2, 4, 4]
   got = rows_lib.take(rows, jnp.array([3, -1]), 2)  # rows 6, 7 of group 1
-  want = rows.prompt.whole()
-  whole = got.prompt.whole()
+  want = _whole(rows.prompt)
+  whole = _whole(got.prompt)
   for i, row in enumerate((6, 7)):
     n = int(want.length[row])
     assert int(whole.length[i]) == n
@@ -153,7 +159,7 @@ def test_groups_are_put_where_they_belong(episodes):
   got = rows_lib.put(rows_lib.empty_like(rows, count), rows, target)
   assert not np.asarray(got.weight)[:8].any()
   np.testing.assert_array_equal(got.weight[8:12], rows.weight[4:8])
-  old, new = rows.prompt.whole(), got.prompt.whole()
+  old, new = _whole(rows.prompt), _whole(got.prompt)
   np.testing.assert_array_equal(new.ids[8:12], old.ids[4:8])
   np.testing.assert_array_equal(got.old_logp[8:12], rows.old_logp[4:8])
 
