@@ -29,6 +29,7 @@ from memjax import hf
 from memjax import hosts
 from memjax import judged
 from memjax import learner
+from memjax import lora
 from memjax import losses
 from memjax import optimizer
 from memjax import qwen3
@@ -98,6 +99,7 @@ class Run:
     tx: the optimiser.
     trainer: of the reranker, or None where none is trained.
     mesh: on which all of this is held, or None for one device.
+    adapters: what is trained of the model, or None where all of it is.
   """
 
   config: ml_collections.ConfigDict
@@ -111,6 +113,7 @@ class Run:
   tx: optax.GradientTransformation
   trainer: reranker.Trainer | None = None
   mesh: jax.sharding.Mesh | None = None
+  adapters: lora.Shape | None = None
 
   @property
   def judged(self) -> judged.Judged | None:
@@ -118,8 +121,17 @@ class Run:
     return self.env if isinstance(self.env, judged.Judged) else None
 
   def load_params(self) -> qwen3.Params:
-    """The float32 parameters of config.model.path."""
-    return hf.load(self.config.model.path, jnp.float32, self.mesh)[1]
+    """The parameters of config.model.path: float32 if they are trained."""
+    dtype = self.model.dtype if self.adapters else jnp.float32
+    return hf.load(self.config.model.path, dtype, self.mesh)[1]
+
+  def whole(
+    self, trained: qwen3.Params, frozen: qwen3.Params | None
+  ) -> qwen3.Params:
+    """The model, from what was trained of it and, with adapters, the rest."""
+    if not self.adapters:
+      return trained
+    return lora.join(frozen, trained, self.adapters)
 
   @functools.cached_property
   def _others(self) -> agents.Policies:
@@ -137,7 +149,11 @@ class Run:
 
   def abstract_params(self) -> qwen3.Params:
     """Shapes and dtypes of the parameters; allocates nothing."""
-    return jax.eval_shape(lambda: qwen3.init(jax.random.key(0), self.model))
+    shapes = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), self.model))
+    if not self.adapters:
+      return shapes
+    dtype = jnp.dtype(self.model.dtype)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
 
   def abstract_state(self) -> learner.TrainState:
     """Shapes, dtypes and places of the train state; allocates nothing."""
@@ -162,11 +178,17 @@ class Run:
 
   def _state(self, params: qwen3.Params, other: Any) -> learner.TrainState:
     """From the policy's parameters and those of a trained reranker."""
+    key = jax.random.key(self.config.seed)
+    if self.adapters:
+      # Iterations draw from fold_in(key, i); this is none of them.
+      params = lora.init(
+        jax.random.fold_in(key, 2**32 - 1), params, self.adapters
+      )
     return learner.TrainState(
       jnp.int32(0),
       params,
       self.tx.init(params),
-      jax.random.key(self.config.seed),
+      key,
       other and reranker.State(other, self.trainer.tx.init(other)),
     )
 
@@ -217,7 +239,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     # A generated environment has no list of what it trains on.
     known += getattr(env, "train", ())
     tasks.check_questions(known, tokenizer, agent)
-  schedule = learner.make_schedule(
+  schedule = optimizer.make_schedule(
     train.schedule, train.learning_rate, train.steps, train.warmup_steps
   )
   return Run(
@@ -246,6 +268,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     optimizer.make(train, schedule),
     _trainer(config, agent),
     build_mesh.make(config, model),
+    lora.make(**config.lora.to_dict()),
   )
 
 

@@ -45,6 +45,11 @@ def default() -> ml_collections.ConfigDict:
         "remat": "full",
         "attention": "auto",  # or key of attention.KINDS; auto: by device
       },
+      "lora": {  # trains adapters of the layers' matrices; the rest is frozen
+        "rank": 0,  # 0: all parameters are trained
+        "alpha": 32.0,  # adapters count alpha / rank times
+        "targets": ("q", "k", "v", "o", "gate", "up", "down"),
+      },
       "data": {
         "name": "long_context",  # key of build.ENVS; the rest are its fields
         "path": "",  # .parquet, .json or .jsonl with what is trained on
@@ -272,6 +277,7 @@ _AT_LEAST = (
   ("train.minibatches", 1),
   ("train.micro_batch", 1),
   ("train.widths", 1),
+  ("lora.rank", 0),
   ("train.warmup_steps", 0),
   ("eval.every", 0),
   ("eval.examples", 1),
@@ -287,6 +293,7 @@ _AT_LEAST = (
   ("sft.batch_size", 1),
 )
 _POSITIVE = (
+  "lora.alpha",
   "judge.timeout",
   "rollout.temperature",
   "train.learning_rate",

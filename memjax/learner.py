@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from memjax import batching
+from memjax import lora
 from memjax import losses
 from memjax import optimizer
 from memjax import qwen3
@@ -104,7 +105,7 @@ def init_sums(params: qwen3.Params, with_ref: bool) -> Sums:
 
 @functools.partial(
   jax.jit,
-  static_argnames=("cfg", "objective", "pack", "width"),
+  static_argnames=("cfg", "objective", "pack", "width", "adapters"),
   donate_argnames="sums",
 )
 def accumulate(
@@ -118,6 +119,8 @@ def accumulate(
   objective: Objective,
   pack: int = 1,
   width: int | None = None,
+  frozen: qwen3.Params | None = None,
+  adapters: lora.Shape | None = None,
 ) -> Sums:
   """Adds one micro-batch.
 
@@ -132,10 +135,14 @@ def accumulate(
     objective: what to minimise.
     pack: rows of a pack, which share the beginning of their prompts.
     width: no row that is taken is longer; None: not known.
+    frozen: the model's parameters, where `params` are adapters of it.
+    adapters: their shape.
   """
   part = rows_lib.take(rows, index_n, pack)
 
   def loss_fn(params):
+    if adapters:
+      params = lora.join(frozen, params, adapters)
     logp, entropy = rows_lib.logp_and_entropy(
       params, cfg, part, objective.temperature, width
     )
@@ -254,36 +261,6 @@ def unmoved(
   return loss
 
 
-def make_schedule(
-  name: str, peak: float, steps: int, warmup_steps: int
-) -> optax.Schedule:
-  """Learning rate by iteration: constant, linear or cosine, after a warm-up.
-
-  Raises:
-    ValueError: for another name, or a warm-up longer than the run.
-  """
-  if not 0 <= warmup_steps < max(steps, 1):
-    raise ValueError(
-      f"config.train.warmup_steps={warmup_steps} must be at least 0 and less "
-      f"than config.train.steps={steps}"
-    )
-  rest = steps - warmup_steps
-  after = {
-    "constant": lambda: optax.constant_schedule(peak),
-    "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
-    "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
-  }
-  if name not in after:
-    raise ValueError(
-      f"config.train.schedule={name!r}: choose one of {', '.join(after)}"
-    )
-  if not warmup_steps:
-    return after[name]()
-  # The first update already moves: 1/w, 2/w, ...
-  ramp = optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1)
-  return optax.join_schedules([ramp, after[name]()], [warmup_steps])
-
-
 def update(
   params: qwen3.Params,
   opt_state: Any,
@@ -298,6 +275,8 @@ def update(
   old_logp: str,
   rng: np.random.Generator,
   widths: int = 1,
+  frozen: qwen3.Params | None = None,
+  adapters: lora.Shape | None = None,
 ) -> tuple[qwen3.Params, Any, list[dict[str, jax.Array]]]:
   """Several optimiser steps on the rows of one iteration, shuffled.
 
@@ -317,6 +296,8 @@ def update(
     rng: shuffles the rows.
     widths: rows are cut to the least of so many widths that holds them, each a
       program of its own; does not change the result.
+    frozen: the model's parameters, where `params` are adapters of it.
+    adapters: their shape.
 
   Returns:
     (params, opt_state, metrics of each optimiser step, still on the device);
@@ -357,48 +338,69 @@ def update(
     ]
   first_rows = all_rows
   if old_logp == "trainer" and minibatches > 1:
+    policy = lora.join(frozen, params, adapters) if adapters else params
     # The first minibatch is on-policy and computes its own.
     all_rows = [
       dataclasses.replace(
-        rows, old_logp=scored(rows, np.concatenate(part[1:]), plan, params)
+        rows, old_logp=scored(rows, np.concatenate(part[1:]), plan, policy)
       )
       for rows, part, plan in zip(all_rows, parts, plans)
     ]
-  # Rows without advantage have no gradient, unless KL or entropy gives one.
-  reads_all = bool(objective.loss.kl_coef or objective.loss.entropy_coef)
+  read = functools.partial(
+    accumulate, cfg=cfg, objective=objective, frozen=frozen, adapters=adapters
+  )
   history = []
   for step in range(minibatches):
-    if not any(len(part[step]) for part in parts):
+    taken = [part[step] for part in parts]
+    if not any(map(len, taken)):
       continue  # without a gradient, momentum alone must not move anything
-    sums = init_sums(params, with_ref=ref_params is not None)
-    on_policy = step == 0 and old_logp == "trainer"
     rows_now = all_rows if step else first_rows
-    tokens, places, skipped, count = 0, 0, 0, 0
-    for rows, part, plan in zip(rows_now, parts, plans):
-      live = plan.live[part[step]] | reads_all
-      idle = part[step][~live]
-      for i in range(0, len(idle), plan.count):
-        piece = batching.padded(idle[i : i + plan.count], plan.count)
-        more = unmoved(rows, piece, objective=objective, pack=plan.pack)
-        sums = dataclasses.replace(sums, loss=sums.loss + more)
-      for piece, width in plan.pieces(part[step][live]):
-        sums = accumulate(
-          sums,
-          params,
-          rows,
-          piece,
-          on_policy,
-          cfg=cfg,
-          objective=objective,
-          pack=plan.pack,
-          width=width,
-        )
-        tokens += plan.tokens[piece[piece >= 0]].sum()
-        places += plan.count * plan.pack * width
-      skipped, count = skipped + len(idle), count + len(live)
+    on_policy = step == 0 and old_logp == "trainer"
+    sums, counted = _sum(params, rows_now, taken, plans, read, on_policy)
     params, opt_state, metrics = apply(params, opt_state, sums, tx=tx)
     del sums  # or they would lie beside those of the next minibatch
-    metrics["padding"] = np.float32(1 - tokens / max(places, 1))
-    metrics["skipped"] = np.float32(skipped / count)
-    history.append(metrics)
+    history.append(metrics | counted)
   return params, opt_state, history
+
+
+def _sum(
+  params: qwen3.Params,
+  all_rows: Sequence[rows_lib.Rows],
+  taken: Sequence[np.ndarray],
+  plans: Sequence[batching.Plan],
+  read: functools.partial,
+  on_policy: bool,
+) -> tuple[Sums, dict[str, np.float32]]:
+  """What the packs of a minibatch add up to, and how they were read.
+
+  Args:
+    params: to differentiate at.
+    all_rows: of each shape.
+    taken: packs, for each shape.
+    plans: for each shape.
+    read: `accumulate`, the model and the objective given.
+    on_policy: as for `accumulate`.
+  """
+  objective = read.keywords["objective"]
+  # Rows without advantage have no gradient, unless KL or entropy gives one.
+  reads_all = bool(objective.loss.kl_coef or objective.loss.entropy_coef)
+  sums = init_sums(params, with_ref=all_rows[0].ref_logp is not None)
+  tokens, places, skipped, count = 0, 0, 0, 0
+  for rows, packs, plan in zip(all_rows, taken, plans):
+    live = plan.live[packs] | reads_all
+    idle = packs[~live]
+    for i in range(0, len(idle), plan.count):
+      piece = batching.padded(idle[i : i + plan.count], plan.count)
+      more = unmoved(rows, piece, objective=objective, pack=plan.pack)
+      sums = dataclasses.replace(sums, loss=sums.loss + more)
+    for piece, width in plan.pieces(packs[live]):
+      sums = read(
+        sums, params, rows, piece, on_policy, pack=plan.pack, width=width
+      )
+      tokens += plan.tokens[piece[piece >= 0]].sum()
+      places += plan.count * plan.pack * width
+    skipped, count = skipped + len(idle), count + len(live)
+  return sums, {
+    "padding": np.float32(1 - tokens / max(places, 1)),
+    "skipped": np.float32(skipped / count),
+  }

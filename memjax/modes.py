@@ -16,6 +16,7 @@ from memjax import evaluate as evaluate_lib
 from memjax import hf
 from memjax import hosts
 from memjax import ingest as ingest_lib
+from memjax import lora
 from memjax import reader
 from memjax import report
 from memjax import reranker
@@ -24,9 +25,14 @@ from memjax import supervised
 
 
 def load(
-  run: build.Run, workdir: str | os.PathLike, which: str
+  run: build.Run,
+  workdir: str | os.PathLike,
+  which: str,
+  merged: bool = False,
 ) -> tuple[agents.Policies, str]:
   """Parameters of a workdir's "last" or "best" checkpoint, or "base".
+
+  Adapters stand beside the matrices, as in training; `merged`, in them.
 
   Returns:
     (parameters, where they come from, for people).
@@ -34,7 +40,11 @@ def load(
   if which == "base":
     return run.policies(run.load_params()), run.config.model.path
   found, _ = checkpoint.restore_params(workdir, run.abstract_state(), which)
-  policies = run.policies(found["policy"], found.get("reranker"))
+  policy = found["policy"]
+  if run.adapters:
+    put = lora.merge if merged else lora.join
+    policy = put(run.load_params(), policy, run.adapters)
+  policies = run.policies(policy, found.get("reranker"))
   source = f"{workdir}/{checkpoint.FOLDERS[which]}"
   if which == "best":
     # Its score there is too high: it is the best of several.
@@ -199,7 +209,7 @@ def export(
   """
   if not out:
     raise ValueError("--mode=export needs --out=DIR")
-  policies, source = load(run, workdir, which)
+  policies, source = load(run, workdir, which, merged=True)
   hf.save(out, run.model, policies.policy)
   run.tokenizer.save(out)
   if run.trainer and run.trainer.tunes == "map":

@@ -49,6 +49,36 @@ def make(
   )
 
 
+def make_schedule(
+  name: str, peak: float, steps: int, warmup_steps: int
+) -> optax.Schedule:
+  """Learning rate by iteration: constant, linear or cosine, after a warm-up.
+
+  Raises:
+    ValueError: for another name, or a warm-up longer than the run.
+  """
+  if not 0 <= warmup_steps < max(steps, 1):
+    raise ValueError(
+      f"config.train.warmup_steps={warmup_steps} must be at least 0 and less "
+      f"than config.train.steps={steps}"
+    )
+  rest = steps - warmup_steps
+  after = {
+    "constant": lambda: optax.constant_schedule(peak),
+    "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+  }
+  if name not in after:
+    raise ValueError(
+      f"config.train.schedule={name!r}: choose one of {', '.join(after)}"
+    )
+  if not warmup_steps:
+    return after[name]()
+  # The first update already moves: 1/w, 2/w, ...
+  ramp = optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1)
+  return optax.join_schedules([ramp, after[name]()], [warmup_steps])
+
+
 def check_host(train: ml_collections.ConfigDict) -> None:
   """Refuses config.train.moments_on_host where there is no such memory.
 

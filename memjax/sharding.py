@@ -56,6 +56,12 @@ PARAMS = {
   "layers/attn_norm/scale": ("layers", None),
   "layers/mlp_norm/scale": ("layers", None),
 }
+# Adapters (lora.py) are cut as their matrices are; the rank is whole.
+for _path, (_first, *_rest) in tuple(PARAMS.items()):
+  if _path.endswith("/kernel"):
+    _matrix = _path.removesuffix("kernel")
+    PARAMS[f"{_matrix}lora_a"] = (_first, _rest[0], None)
+    PARAMS[f"{_matrix}lora_b"] = (_first, None, _rest[1])
 
 
 def make_mesh(sizes: Mapping[str, int]) -> jax.sharding.Mesh | None:

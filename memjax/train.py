@@ -118,7 +118,10 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
     state, meta = run.place(restored[0]), _Meta(**restored[1])
     resume_step = int(state.step)
     logging.info("%s: resumed after iteration %d", workdir, resume_step)
-  del params  # its buffers are the state's now, and are given to the updates
+  # Of a model that is trained its buffers are the state's now, and are given to
+  # the updates.
+  frozen = params if run.adapters else None
+  del params
   # As if this process had also done what earlier ones did.
   start -= meta.seconds
 
@@ -139,7 +142,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       if step < steps:
         experience = collect.collect(
           run.policies(
-            _policy(state.params, run.model.dtype),
+            _policy(run, state.params, frozen),
             state.trained.get("reranker"),
           ),
           run.agent,
@@ -175,7 +178,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         )
         best = False
         if config.eval.every and step % config.eval.every == 0:
-          sets = evaluate.quick(run, _policies(run, state))
+          sets = evaluate.quick(run, _policies(run, state, frozen))
           writer.write_scalars(step, _eval_scalars(sets))
           accuracy = next(iter(sets.values()))["accuracy"]
           best = accuracy > meta.best_accuracy
@@ -200,6 +203,8 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         minibatches=config.train.minibatches,
         micro_batch=config.train.micro_batch,
         widths=config.train.widths,
+        frozen=frozen,
+        adapters=run.adapters,
         old_logp=config.objective.old_logp,
         rng=np.random.default_rng([config.seed, step, 3]),
       )
@@ -213,17 +218,24 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       )
       pending = _Pending(experience, history, ranking)
   checkpoints.close()
-  return _finish(run, workdir, base, _policies(run, state), meta, start)
+  return _finish(run, workdir, base, _policies(run, state, frozen), meta, start)
 
 
-def _policies(run: build.Run, state: learner.TrainState) -> agents.Policies:
-  """All parameters of a state."""
-  return run.policies(state.params, state.trained.get("reranker"))
+def _policies(
+  run: build.Run, state: learner.TrainState, frozen: qwen3.Params | None
+) -> agents.Policies:
+  """All parameters of a state, and of what is not trained."""
+  whole = run.whole(state.params, frozen)
+  return run.policies(whole, state.trained.get("reranker"))
 
 
-def _policy(params: qwen3.Params, dtype: str) -> qwen3.Params:
+def _policy(
+  run: build.Run, params: qwen3.Params, frozen: qwen3.Params | None
+) -> qwen3.Params:
   """The parameters in the dtype that the model computes in, for sampling."""
-  return params if dtype == "float32" else _cast(params, dtype)
+  if run.model.dtype != "float32":
+    params = _cast(params, run.model.dtype)
+  return run.whole(params, frozen)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -232,9 +244,14 @@ def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
 
 
 def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
-  """A copy of the parameters for the KL term, if there is one."""
+  """A copy of the parameters for the KL term, if there is one.
+
+  What is frozen is no copy: it is the model with its adapters off.
+  """
   if not run.config.objective.kl_coef:
     return None
+  if run.adapters:
+    return params
   return jax.tree.map(
     lambda x: jnp.array(x, dtype=run.model.dtype, copy=True), params
   )

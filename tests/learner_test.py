@@ -264,28 +264,6 @@ def test_bfloat16_computes_on_float32_masters(params, agent, rows):
   assert float(metrics["logp_gap_max"]) < 0.1
 
 
-def test_schedules():
-  at = lambda name, warmup: [
-    float(learner.make_schedule(name, 1.0, 10, warmup)(i)) for i in range(10)
-  ]
-  np.testing.assert_allclose(at("constant", 0), 1.0)
-  np.testing.assert_allclose(
-    at("constant", 4)[:5], [0.25, 0.5, 0.75, 1, 1], atol=1e-6
-  )
-  np.testing.assert_allclose(at("linear", 0), 1 - np.arange(10) / 10, atol=1e-6)
-  cosine = at("cosine", 2)
-  np.testing.assert_allclose(cosine[2], 1.0)
-  np.testing.assert_allclose(cosine[6], 0.5, atol=1e-6)  # half of 8 steps
-  assert at("constant", 1)[0] == 1.0
-
-
-def test_bad_schedules_are_refused():
-  with pytest.raises(ValueError, match="'step'.*constant, linear, cosine"):
-    learner.make_schedule("step", 1.0, 10, 0)
-  with pytest.raises(ValueError, match="warmup_steps=10.*less than.*10"):
-    learner.make_schedule("linear", 1.0, 10, 10)
-
-
 @pytest.mark.parametrize("name", ["multi_conv_dapo", "grpo", "dr_grpo"])
 def test_rows_without_advantage_are_not_read(
   params, agent, rows, monkeypatch, name

@@ -287,3 +287,25 @@ def test_what_cannot_be_is_refused(config, values, message):
   config.train.update(values)
   with pytest.raises(ValueError, match=message):
     build.make(config)
+
+
+def test_schedules():
+  at = lambda name, warmup: [
+    float(optimizer.make_schedule(name, 1.0, 10, warmup)(i)) for i in range(10)
+  ]
+  np.testing.assert_allclose(at("constant", 0), 1.0)
+  np.testing.assert_allclose(
+    at("constant", 4)[:5], [0.25, 0.5, 0.75, 1, 1], atol=1e-6
+  )
+  np.testing.assert_allclose(at("linear", 0), 1 - np.arange(10) / 10, atol=1e-6)
+  cosine = at("cosine", 2)
+  np.testing.assert_allclose(cosine[2], 1.0)
+  np.testing.assert_allclose(cosine[6], 0.5, atol=1e-6)  # half of 8 steps
+  assert at("constant", 1)[0] == 1.0
+
+
+def test_bad_schedules_are_refused():
+  with pytest.raises(ValueError, match="'step'.*constant, linear, cosine"):
+    optimizer.make_schedule("step", 1.0, 10, 0)
+  with pytest.raises(ValueError, match="warmup_steps=10.*less than.*10"):
+    optimizer.make_schedule("linear", 1.0, 10, 10)

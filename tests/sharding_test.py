@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from memjax import build
+from memjax import lora
 from memjax import qwen3
 from memjax import sharding
 
@@ -126,7 +127,14 @@ def test_a_checkpoint_goes_to_other_meshes(computed):
 
 def test_the_table_knows_every_parameter():
   cfg = qwen3.Config(16, 8, 2, 2, 1, 4, 8, tied_embeddings=False)
-  shapes = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
+  adapters = lora.Shape(2, 4.0)
+
+  def make():
+    params = qwen3.init(jax.random.key(0), cfg)
+    made = lora.init(jax.random.key(1), params, adapters)
+    return lora.join(params, made, adapters)
+
+  shapes = jax.eval_shape(make)
   paths = {
     jax.tree_util.keystr(path, simple=True, separator="/"): len(x.shape)
     for path, x in jax.tree.leaves_with_path(shapes)
