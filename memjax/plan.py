@@ -24,7 +24,6 @@ from memjax import plan_budget
 from memjax import plan_compile
 from memjax import plan_devices
 from memjax import plan_shapes
-from memjax import qwen3
 from memjax import tables
 
 _TARGET = flags.DEFINE_string(
@@ -101,8 +100,9 @@ def _why(analytic: bool, devices: int) -> str:
   )
   return (
     f"temporaries by formula, not compiled: {reason}. The formulas are within "
-    f"{plan_analytic.ERROR:.0%} of XLA's figures in experiments/08_plan, "
-    "but for the optimiser step, of which they are an upper bound"
+    f"{plan_analytic.ERROR:.0%} of XLA's figures in experiments/08_plan (of "
+    f"gradients with few rows {plan_analytic.ERROR_FEW:.0%}), and an upper "
+    "bound for the optimiser step"
   )
 
 
@@ -196,7 +196,6 @@ def _show_costs(plan: plan_budget.Plan, device: plan_devices.Device) -> None:
     plan.work,
     device,
     plan.devices,
-    qwen3.num_params(plan.run.model),
     plan_shapes.size(plan.shapes.state.opt_state),
   )
   lines = [

@@ -24,8 +24,9 @@ from memjax import qwen3
 _LOSS_TOKENS = 1024
 # float32 scores that attention in blocks holds at once, in bytes.
 _BLOCK_SCORES = 2**28
-# How far the formulas are from the figures that XLA gave, at most.
-ERROR = 0.05
+# How far the formulas are from the figures that XLA gave, at most: with the
+# rows that a config has, and of gradients with fewer.
+ERROR, ERROR_FEW = 0.05, 0.16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Work:
     micro_batch: n.
     updates: optimiser steps.
     scored: forward passes of each trained row beside its gradient's.
+    params: how many numbers are trained.
   """
 
   model: qwen3.Config
@@ -83,6 +85,7 @@ class Work:
   micro_batch: int
   updates: int
   scored: float
+  params: int
 
   @property
   def longest(self) -> Call:
@@ -180,8 +183,6 @@ def rollout(cfg: qwen3.Config, call: Call) -> dict[str, float]:
     },
     {"cache": prefix + read, "activations": _mixing(cfg, B, P)},
     {"cache": prefix, "activations": _mixing(cfg, W, call.shared)},
-    # Room is added to keys, then to values.
-    {"cache": prefix + whole + read / 2},
     {  # logits, their log-softmax and the noise
       "cache": prefix + whole,
       "logits": 3 * 4 * B * cfg.vocab_size,
@@ -191,7 +192,7 @@ def rollout(cfg: qwen3.Config, call: Call) -> dict[str, float]:
 
 
 def gradient(
-  cfg: qwen3.Config, call: Call, shards: int = 1
+  cfg: qwen3.Config, call: Call, shards: int = 1, whole: bool = True
 ) -> dict[str, float]:
   """Temporaries of a micro-batch's gradient by purpose.
 
@@ -199,11 +200,13 @@ def gradient(
     cfg: the model.
     call: whose rows are the micro-batch's.
     shards: devices among which gradients are divided.
+    whole: the matrices are trained, not adapters of them, whose gradients are
+      too small to count.
   """
   rows, response, e = call.rows, call.response, _width(cfg)
   T, before, W = call.prompt + response, call.shared, call.texts
-  layers = 4 * cfg.num_layers * layer_params(cfg) / shards
-  embed = cfg.vocab_size * cfg.width / shards
+  layers = whole * 4 * cfg.num_layers * layer_params(cfg) / shards
+  embed = whole * cfg.vocab_size * cfg.width / shards
   # Keys and values of what is shared, and their gradients.
   prefix = 2 * cache_bytes(cfg, W, before)
   tokens = rows * T + W * before
@@ -231,7 +234,7 @@ def gradient(
       + _behind(cfg, rows, T, before, 2),
     },
     {  # a layer's own gradient in float32, the embedding as it is computed with
-      "gradients": layers + 4 * layer_params(cfg),
+      "gradients": layers + whole * 4 * layer_params(cfg),
       "saved activations": saved,
       "activations": 2 * _mixing(cfg, rows, T)
       + _attended(cfg, rows, T)
@@ -288,7 +291,6 @@ def costs(
   work: Work,
   device: plan_devices.Device,
   devices: int,
-  params: int,
   moments: int,
 ) -> dict[str, Cost]:
   """What an iteration costs, all texts and responses at their full length.
@@ -297,7 +299,6 @@ def costs(
     work: of an iteration.
     device: at its peak.
     devices: among which all of it is divided.
-    params: numbers of the model.
     moments: bytes of the optimiser's state.
   """
   cfg = work.model
@@ -331,7 +332,7 @@ def costs(
     backward += (3 + again) * layers + 4 * head
     scored += work.scored * (layers + head)
   # Masters and moments are read and written, gradients read.
-  stepped = work.updates * (3 * 4 * params + 2 * moments)
+  stepped = work.updates * (3 * 4 * work.params + 2 * moments)
   return {
     "prefill": Cost(read, 0, read / flops),
     "decoding": Cost(written, moved, waited),

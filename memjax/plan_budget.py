@@ -16,7 +16,6 @@ from memjax import build
 from memjax import optimizer
 from memjax import plan_analytic
 from memjax import plan_shapes
-from memjax import qwen3
 from memjax import tokens as token_lib
 
 PHASES = (plan_shapes.ROLLOUT, plan_shapes.GRADIENT, plan_shapes.STEP)
@@ -83,6 +82,8 @@ class Plan:
       found["moments"] = share * size(shapes.state.opt_state)
     if shapes.state.reranker is not None:
       found["reranker"] = share * size(shapes.state.reranker)
+    if shapes.frozen is not None:
+      found["model without adapters"] = share * size(shapes.frozen)
     if shapes.reference is not None:
       found["reference"] = share * size(shapes.reference)
     for name in ("frozen", "embedder"):
@@ -91,9 +92,9 @@ class Plan:
     if phase != plan_shapes.ROLLOUT:
       found["gradients"] = share * size(shapes.state.params)
     elif narrow:
-      found[f"policy in {run.model.dtype}"] = share * size(
-        shapes.policies.policy
-      )
+      # Of a model with adapters these alone are another copy.
+      own = size(shapes.policies.policy) - size(shapes.frozen)
+      found[f"policy in {run.model.dtype}"] = share * own
     # An iteration's rows, and until its metrics are read the last one's.
     times = 2 * share * group_size / run.collect.group_size
     found["rows"] = times * size(shapes.rows)
@@ -129,7 +130,7 @@ def describe_work(
     tokens = segment.response.tokens.ids.shape[-1]
     times = segment.active.size // at_once
     calls.append(_call(op, at_once, times, segment.prompt, tokens))
-  train, kl = run.config.train, shapes.reference is not None
+  train, kl = run.config.train, bool(run.config.objective.kl_coef)
   # Later minibatches need the log-probabilities of the behaviour policy.
   later = (train.minibatches - 1) / train.minibatches
   old = later if run.config.objective.old_logp == "trainer" else 0
@@ -146,6 +147,7 @@ def describe_work(
     train.micro_batch,
     train.minibatches,
     kl + old,
+    sum(x.size for x in jax.tree.leaves(shapes.state.params)),
   )
 
 
@@ -168,13 +170,14 @@ def parts(
   """Temporaries of a phase by formula; on several devices, on each."""
   cfg = work.model
   if name == plan_shapes.STEP:
-    return plan_analytic.step(qwen3.num_params(cfg), devices)
+    return plan_analytic.step(work.params, devices)
   if name == plan_shapes.GRADIENT:
     part = work.longest
     pack = part.pack(rows)
     count = math.ceil(rows // pack * pack / devices)
     part = dataclasses.replace(part, rows=count, group=min(pack, count))
-    found = plan_analytic.gradient(cfg, part, devices)
+    whole = run.adapters is None
+    found = plan_analytic.gradient(cfg, part, devices, whole)
   else:
     scale = rows / run.collect.group_size / devices
     found = max(

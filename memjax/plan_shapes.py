@@ -22,6 +22,7 @@ import ml_collections
 
 from memjax import agents
 from memjax import build
+from memjax import hf
 from memjax import learner
 from memjax import prompts
 from memjax import qwen3
@@ -32,14 +33,15 @@ from memjax import tokens as token_lib
 from memjax.envs import example as example_lib
 from memjax.memory import rerank
 
-# hidden_size, num_hidden_layers, num_attention_heads, intermediate_size,
-# rope_theta, vocab_size as their config.json on the hub have them.
+_SMALL = qwen3.Config(151936, 1024, 28, 16, 8, 128, 3072)
+_LARGE = qwen3.Config(151936, 2560, 36, 32, 8, 128, 9728)
+# As their config.json on the hub have them.
 _PUBLISHED = {
-  "Qwen3-0.6B": (1024, 28, 16, 3072, 1e6, 151936),
-  "Qwen3-1.7B": (2048, 28, 16, 6144, 1e6, 151936),
-  "Qwen3-4B": (2560, 36, 32, 9728, 1e6, 151936),
-  "Qwen3-4B-Instruct-2507": (2560, 36, 32, 9728, 5e6, 151936),
-  "Qwen3-Embedding-0.6B": (1024, 28, 16, 3072, 1e6, 151669),
+  "Qwen3-0.6B": _SMALL,
+  "Qwen3-1.7B": dataclasses.replace(_SMALL, width=2048, mlp_dim=6144),
+  "Qwen3-4B": _LARGE,
+  "Qwen3-4B-Instruct-2507": dataclasses.replace(_LARGE, rope_theta=5e6),
+  "Qwen3-Embedding-0.6B": dataclasses.replace(_SMALL, vocab_size=151669),
 }
 # How Qwen3 frames one message without reasoning.
 _CHAT = (
@@ -72,6 +74,8 @@ def resolve(
     # What it means on the target, not where the plan is made.
     narrow = config.model.dtype == "bfloat16"
     config.model.attention = "cudnn" if narrow else "blocks"
+  # How many devices there are is said by the target.
+  config.mesh.update(data=1, fsdp=1, tensor=1)
   bare = not config.model.tokenizer
   for section, key in (
     ("model", "path"),
@@ -102,25 +106,9 @@ def resolve(
 
 def _write(name: str, path: pathlib.Path) -> pathlib.Path:
   """config.json and tokenizer of a published model."""
-  width, layers, heads, mlp, theta, vocab = _PUBLISHED[name]
   path.mkdir(exist_ok=True)
-  (path / "config.json").write_text(
-    json.dumps(
-      {
-        "model_type": "qwen3",
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "intermediate_size": mlp,
-        "rope_theta": theta,
-        "rms_norm_eps": 1e-6,
-        "vocab_size": vocab,
-        "tie_word_embeddings": True,
-      }
-    )
-  )
+  found = hf.to_json(_PUBLISHED[name], "bfloat16")
+  (path / "config.json").write_text(json.dumps(found))
   stand_in().save(path)
   return path
 
@@ -148,7 +136,8 @@ class Shapes:
     episode: what a wave comes to.
     rows: by trained operation, of an iteration.
     state: masters and moments.
-    reference: parameters of the KL term, or None.
+    frozen: the model's parameters, where adapters of it are trained, or None.
+    reference: parameters of the KL term that are held for it alone, or None.
   """
 
   agent: agents.Agent
@@ -157,6 +146,7 @@ class Shapes:
   episode: agents.Episode
   rows: dict[str, rows_lib.Rows]
   state: learner.TrainState
+  frozen: qwen3.Params | None
   reference: qwen3.Params | None
 
   @property
@@ -170,9 +160,8 @@ class Shapes:
 
 def lengths(prompt: token_lib.Tokens | token_lib.Grouped) -> tuple[int, int]:
   """Tokens that groups share, and those of each row."""
-  if isinstance(prompt, token_lib.Grouped):
-    return prompt.shared.ids.shape[-1], prompt.own.ids.shape[-1]
-  return 0, prompt.ids.shape[-1]
+  shared, own = token_lib.parts(prompt)
+  return shared.ids.shape[-1] if shared else 0, own.ids.shape[-1]
 
 
 def describe(run: build.Run, group_size: int | None = None) -> Shapes:
@@ -185,8 +174,10 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
   model = dataclasses.replace(agent.model, attention="blocks")
   traced = dataclasses.replace(agent, model=model)
   state = run.abstract_state()
+  frozen = run.abstract_params() if run.adapters else None
   cast = _cast(state.params, run.model.dtype)
-  policies = _policies(run, state, cast)
+  policy = jax.eval_shape(run.whole, cast, frozen)
+  policies = _policies(run, state, policy)
   task = jax.eval_shape(lambda: _task(run, G))
   episode = jax.eval_shape(
     lambda policies, task: agents.rollout(
@@ -211,9 +202,11 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
       segment,
       adv,
     )
-  kl = run.config.objective.kl_coef
-  reference = cast if kl else None
-  return Shapes(agent, policies, task, episode, rows, state, reference)
+  # The model with its adapters off is its own reference.
+  kl = run.config.objective.kl_coef and not run.adapters
+  return Shapes(
+    agent, policies, task, episode, rows, state, frozen, cast if kl else None
+  )
 
 
 def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
@@ -279,9 +272,10 @@ def lower(
       state.key,
       run.collect.temperature,
     )
+  with_ref = bool(run.config.objective.kl_coef)
   sums = place(
     jax.eval_shape(
-      lambda params: learner.init_sums(params, shapes.reference is not None),
+      lambda params: learner.init_sums(params, with_ref),
       shapes.state.params,
     )
   )
@@ -290,7 +284,7 @@ def lower(
   part = shapes.rows[shapes.longest]
   pack = part.pack(rows)
   index = place(jax.ShapeDtypeStruct((rows // pack,), jnp.int32))
-  if shapes.reference is not None:
+  if with_ref:
     part = dataclasses.replace(part, ref_logp=part.old_logp)
   return learner.accumulate.lower(
     sums,
@@ -302,6 +296,8 @@ def lower(
     objective=run.objective,
     pack=pack,
     width=part.capacity,
+    frozen=place(shapes.frozen),
+    adapters=run.adapters,
   )
 
 

@@ -113,7 +113,8 @@ def test_formulas_follow_xla(shipped, name):
         # An upper bound: XLA may use what a donated leaf leaves.
         assert ratio >= 1 - 1e-3
       else:
-        error = plan_analytic.ERROR
+        few = program == plan_shapes.GRADIENT and rows < work.micro_batch
+        error = plan_analytic.ERROR_FEW if few else plan_analytic.ERROR
         assert ratio == pytest.approx(1, abs=error), (program, rows)
 
 
@@ -194,6 +195,38 @@ def test_moments_on_the_host_come_back_for_the_step(described):
   assert "train.moments_on_host=True" not in found
 
 
+def test_of_a_model_with_adapters_these_alone_are_trained(tmp_path):
+  config = _config("Qwen3-0.6B", chunk_tokens=500)
+  config.lora.update(rank=8, targets=("q", "v"))
+  config, _ = plan_shapes.resolve(config, tmp_path)
+  run = build.make(config, needs_data=False)
+  shapes = plan_shapes.describe(run)
+  made = _plan(run, shapes, plan_budget.describe_work(run, shapes))
+  held = made.held(plan_shapes.ROLLOUT, 16)
+  # [1024, 2048] and [1024, 1024] in 28 layers; q and v.
+  adapters = 8 * 28 * (1024 + 2048 + 1024 + 1024)
+  assert held["masters"] == 4 * adapters
+  assert held["moments"] == pytest.approx(8 * adapters, rel=1e-4)
+  assert held["policy in bfloat16"] == 2 * adapters
+  assert held["model without adapters"] == 2 * qwen3.num_params(run.model)
+  # With its adapters off it is the reference.
+  assert "reference" not in held
+  assert made.work.params == adapters
+  parts = made.parts(plan_shapes.GRADIENT, 4)
+  assert parts["gradients"] == 0 < parts["saved activations"]
+  lowered = plan_shapes.lower(
+    dataclasses.replace(
+      run, model=dataclasses.replace(run.model, attention="blocks")
+    ),
+    shapes,
+    plan_shapes.GRADIENT,
+    4,
+    lambda tree: tree,
+  )
+  grads = lowered.out_info.grads
+  assert plan_shapes.size(grads) == 4 * adapters
+
+
 def test_devices_divide_what_fsdp_shards(described):
   run, shapes, work = described("Qwen3-0.6B", chunk_tokens=500)
   one, eight = (_plan(run, shapes, work, n) for n in (1, 8))
@@ -209,13 +242,16 @@ def test_a_cache_is_as_large_as_the_models(described):
   run, _, _ = described("Qwen3-0.6B", chunk_tokens=500)
   cfg = dataclasses.replace(run.model, attention="blocks")
   cache = jax.eval_shape(
-    lambda params, ids, length: qwen3.prefill(params, cfg, ids, length, 9),
+    lambda params, ids, length: qwen3.read(params, cfg, ids, length),
     run.abstract_params(),
     jax.ShapeDtypeStruct((3, 5), jnp.int32),
     jax.ShapeDtypeStruct((3,), jnp.int32),
   )[1]
-  bytes_ = plan_shapes.size((cache.key, cache.value))
   # Activations are in bfloat16, as are keys and values.
+  bytes_ = plan_shapes.size(cache.layers)
+  assert plan_analytic.cache_bytes(run.model, 3, 5) == bytes_
+  new = jax.eval_shape(lambda: qwen3.room(cfg, 3, 9))
+  bytes_ = plan_shapes.size(new.layers)
   assert plan_analytic.cache_bytes(run.model, 3, 9) == bytes_
 
 
@@ -241,7 +277,7 @@ def test_decoding_waits_for_weights_and_caches(described):
   call = plan_analytic.Call("update", 16, 1, 2048, 1024)
   work = dataclasses.replace(work, calls=(call,), waves=1)
   device = plan_devices.DEVICES["h100"]
-  found = plan_analytic.costs(work, device, 1, 0, 0)["decoding"]
+  found = plan_analytic.costs(work, device, 1, 0)["decoding"]
   by_hand = 1024 * (2 * 0.596e9 + 16 * 2560 * 112 * 1024) / 3.35e12
   assert found.seconds == pytest.approx(by_hand, rel=1e-3)
 
@@ -271,6 +307,7 @@ def test_what_is_over_the_budget_is_told_with_a_remedy(capfd):
 
 def test_what_fits_is_said_to(capfd):
   config = _config("models/Qwen3-0.6B", chunk_tokens=500)
+  config.mesh.fsdp = 8  # there are no 8 devices here
   assert plan.plan(config, "h100x8", analytic=True)
   text = capfd.readouterr().out
   assert "fits on 8 x NVIDIA H100" in text and "saves" not in text
