@@ -157,13 +157,8 @@ def show(figures):
     if not reps:
       print(f"\n{key}: no clean repetition")
       continue
-    unit = (
-      "tokens/s" if TOKENS[key] else "tokens/s, all that is read and written"
-    )
     count = TOKENS[key] or figures["tokens"]
-    print(
-      f"\n| {key}, n = {len(reps)} | seconds | {unit} | x row 1 | x row 2 |"
-    )
+    print(f"\n| {key}, n = {len(reps)} | s | tokens/s | x row 1 | x row 2 |")
     print("|---|---|---|---|---|")
     one, two, *_ = ROWS
     for name in ROWS:
@@ -180,9 +175,8 @@ def show(figures):
 
 
 def _spread(values):
-  return (
-    f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
-  )
+  low, middle, high = min(values), statistics.median(values), max(values)
+  return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def main():
