@@ -7,9 +7,6 @@ an exception is a bug or a fault of the machine, not of the user's input.
 import dataclasses
 import functools
 import inspect
-import json
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -26,7 +23,6 @@ from memjax import collect
 from memjax import config as config_lib
 from memjax import credit
 from memjax import hf
-from memjax import hosts
 from memjax import judged
 from memjax import learner
 from memjax import lora
@@ -64,23 +60,6 @@ ENVS = {
   "memory_bank": memory_bank.make,
   "suite": suite.Suite,
 }
-
-# What may differ when a workdir is used again: how long, not what; on how many
-# devices, and where the moments are; how a judge is reached, not which one it
-# is; and what others have published.
-_FREE = (
-  "train.steps",
-  "train.moments_on_host",
-  "name",
-  *(f"mesh.{axis}" for axis in sharding.AXES),
-  *(
-    f"judge.{key}"
-    for key in (
-      "url key_env cache asks concurrency timeout retries batch_size "
-      "price_in price_out"
-    ).split()
-  ),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,11 +209,6 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     )
   if needs_data:
     env = build_judge.wrap(config, env)
-    if isinstance(env, judged.Judged) and jax.process_count() > 1:
-      raise ValueError(
-        f"config.judge with {jax.process_count()} processes: each would ask; "
-        "start one process, or judge later with --mode=eval"
-      )
     known = [example for x in env.eval_sets().values() for example in x]
     # A generated environment has no list of what it trains on.
     known += getattr(env, "train", ())
@@ -374,51 +348,3 @@ def _env(config: ml_collections.ConfigDict) -> Any:
         f"{', '.join(known)}"
       )
   return ENVS[name](**fields, seed=config.seed)
-
-
-def claim(
-  workdir: str | os.PathLike, config: ml_collections.ConfigDict
-) -> pathlib.Path:
-  """Makes a workdir this config's own, or recognises that it is.
-
-  Raises:
-    ValueError: the workdir belongs to another config; names the first key.
-  """
-  workdir = pathlib.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / "config.json"
-  mine = _flat(config.to_dict())
-  if path.exists():
-    theirs = _flat(json.loads(path.read_text()))
-    for key in sorted(mine.keys() | theirs.keys()):
-      if mine.get(key) != theirs.get(key) and not _is_free(key):
-        raise ValueError(
-          f"{workdir} belongs to a run with config.{key}={theirs.get(key)!r}, "
-          f"not {mine.get(key)!r}: take another --workdir, or the old value"
-        )
-  write_json(path, config.to_dict())
-  return workdir
-
-
-def _is_free(key: str) -> bool:
-  return key in _FREE or key.startswith("published.")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, dict):
-    # As JSON gives it back: tuples are lists there.
-    return {prefix[:-1]: json.loads(json.dumps(tree))}
-  flat = {}
-  for key, value in tree.items():
-    flat |= _flat(value, f"{prefix}{key}.")
-  return flat
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes a JSON file whole or not at all; of many processes the first."""
-  if not hosts.first():
-    return
-  path = pathlib.Path(path)
-  temp = path.with_name(path.name + ".tmp")
-  temp.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-  os.replace(temp, path)

@@ -4,6 +4,7 @@ import os
 import urllib.parse
 from typing import Any
 
+import jax
 import ml_collections
 
 from memjax import calibration
@@ -36,6 +37,11 @@ def wrap(config: ml_collections.ConfigDict, env: Any) -> Any:
         "set config.judge.metric=True, config.judge.reward=True, or both"
       )
     return env
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"config.judge with {jax.process_count()} processes: each would ask; "
+      "start one process, or judge later with --mode=eval"
+    )
   if bool(cfg.url) == bool(cfg.path):
     raise ValueError(
       f"config.judge.url={cfg.url!r} and config.judge.path={cfg.path!r}: name "

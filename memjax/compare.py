@@ -26,6 +26,7 @@ from memjax import compare_plan
 from memjax import compare_table
 from memjax import contrast
 from memjax import results
+from memjax import run_folder
 from memjax import train
 
 # What is kept of a run that diverged.
@@ -117,7 +118,7 @@ def run(
   compared_with = reference(config)
   sets = [build.make(one).env.eval_sets() for one in runs.values()]
   folders = {
-    (name, seed): build.claim(workdir / name / f"seed{seed}", one)
+    (name, seed): run_folder.claim(workdir / name / f"seed{seed}", one)
     for (name, seed), one in runs.items()
   }
   steps = {x: one.train.steps for x, one in runs.items()}
@@ -146,7 +147,7 @@ def run(
     diverged={x: y["step"] for x, y in outcomes.items() if "step" in y},
     changes=config.arms,
   )
-  build.write_json(workdir / "compare.json", found)
+  run_folder.write_json(workdir / "compare.json", found)
   compare_table.write(workdir, config.name, found)
   compare_table.print_table(found)
   return found
@@ -159,7 +160,7 @@ def _train(one: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
     (folder / _DIVERGED).unlink(missing_ok=True)
   except train.Diverged as error:
     logging.warning("%s: diverged: %s", folder, error)
-    build.write_json(
+    run_folder.write_json(
       folder / _DIVERGED, {"step": error.step, "steps": one.train.steps}
     )
   # Programs map memory, of which Linux allows 65,530 maps a process: those of

@@ -88,6 +88,7 @@ def main(argv: list[str]) -> None:
     )
   remedy = lambda: _go_on(mode, workdir)
   with _in_one_line(), hosts.started(_DISTRIBUTED.value, remedy):
+    # Again, so that `hosts.started` sees an exit, and the others are told.
     with _in_one_line():
       _run(mode, workdir, _CHECKPOINT.value)
 

@@ -8,7 +8,6 @@ checkpoint is written before its step was seen to be finite.
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import pathlib
 import time
@@ -23,14 +22,14 @@ from memjax import agents
 from memjax import build
 from memjax import checkpoint
 from memjax import collect
-from memjax import controls as controls_lib
 from memjax import evaluate
+from memjax import finish
 from memjax import hosts
 from memjax import learner
 from memjax import metrics as metrics_lib
 from memjax import qwen3
-from memjax import report
 from memjax import reranker
+from memjax import run_folder
 from memjax import scores
 from memjax import sharding
 
@@ -100,7 +99,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   if run.judged:
     logging.info("judge: %s", run.judged.checked.identity)
   run.env.train_examples(0, 1)  # a test set refuses, before any time is spent
-  workdir = build.claim(workdir, config)
+  workdir = run_folder.claim(workdir, config)
   hosts.wait("config.json is written")
   if not (workdir / "config.json").exists():
     raise ValueError(
@@ -157,7 +156,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         if step == steps - 1:
           # Kept apart, for a run that dies before its report.
           kept = [{"iteration": steps, **x} for x in experience.groups]
-          build.write_json(workdir / "groups.json", kept)
+          run_folder.write_json(workdir / "groups.json", kept)
       if pending:  # iteration step - 1, which `state` is the result of
         scalars = _scalars(run, step - 1, pending)
         # From one reading to the next, evaluations left out.
@@ -218,7 +217,13 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       )
       pending = _Pending(experience, history, ranking)
   checkpoints.close()
-  return _finish(run, workdir, base, _policies(run, state, frozen), meta, start)
+  made = {
+    "train_examples": meta.cursor,
+    "best_step": meta.best_step,
+    "best_accuracy": meta.best_accuracy,
+  }
+  policies = _policies(run, state, frozen)
+  return finish.finish(run, workdir, base, policies, made, start)
 
 
 def _policies(
@@ -266,7 +271,7 @@ def _base(
   hosts.wait("all have looked for base.json")
   if not there:
     logging.info("evaluating %s", run.config.model.path)
-    build.write_json(path, evaluate.suite(run, policies))
+    run_folder.write_json(path, evaluate.suite(run, policies))
     hosts.wait("base.json is written")
   return json.loads(path.read_text())
 
@@ -321,89 +326,3 @@ def _not_finite(step: int, workdir: pathlib.Path) -> str:
     f"out and the run stopped; {where}. Lower config.train.learning_rate or "
     "config.train.grad_clip, then start again"
   )
-
-
-def _finish(
-  run: build.Run,
-  workdir: pathlib.Path,
-  base: dict[str, Any],
-  policies: agents.Policies,
-  meta: _Meta,
-  start: float,
-) -> dict[str, Any]:
-  """Evaluates the trained policy and writes summary, curves and report."""
-  trained = evaluate.suite(run, policies)
-  controls, rules, by_control = controls_lib.evaluate_all(run, policies)
-  summary = {
-    "config": run.config.name,
-    "seconds": time.monotonic() - start,
-    "seed": run.config.seed,
-    "device": jax.devices()[0].device_kind,
-    "versions": {
-      name: importlib.metadata.version(name)
-      for name in ("memjax", "jax", "flax", "optax", "transformers", "numpy")
-    },
-    "train_chunks": run.config.agent.max_chunks,
-    "steps": run.config.train.steps,
-    "train_examples": meta.cursor,
-    "best_step": meta.best_step,
-    "best_accuracy": meta.best_accuracy,
-    "base": base["sets"],
-    "trained": trained["sets"],
-    "controls": controls,
-    "breakdown": {
-      "base": base["breakdown"],
-      "trained": trained["breakdown"],
-      **rules,
-    },
-    "memory": dict(zip(("held", "shown"), run.agent.budget)),
-    "recall": {"base": base["recall"], "trained": trained["recall"]},
-    "data_sha256": trained["data_sha256"],
-    "files": trained["files"],
-    "memory_gain": scores.memory_gains(
-      trained["scores"], by_control, trained["documents"]
-    ),
-    "health": {"base": base["health"], "trained": trained["health"]},
-  }
-  if len(run.config.published):
-    summary["published"] = run.config.published.to_dict()
-  if run.judged:
-    summary["judge"] = run.judged.summary(
-      {"base": base["sets"], "trained": trained["sets"], **controls},
-      {"base": base["verified"], "trained": trained["verified"]},
-      {"base": base["scores"], "trained": trained["scores"], **by_control},
-    )
-  if hosts.first():
-    _write(workdir, summary, base, trained, by_control)
-  return summary
-
-
-def _write(
-  workdir: pathlib.Path,
-  summary: dict[str, Any],
-  base: dict[str, Any],
-  trained: dict[str, Any],
-  by_control: dict[str, Any],
-) -> None:
-  """Leaves what a finished run promises in its folder."""
-  rollouts = [
-    {**after, "before": before["rollout"], "after": after["rollout"]}
-    for before, after in zip(base["traces"], trained["traces"])
-  ]
-  groups = workdir / "groups.json"  # not there if nothing was left to train
-  rollouts += json.loads(groups.read_text()) if groups.exists() else []
-  build.write_json(workdir / "rollouts.json", rollouts)
-  by_question = {
-    "base": base["scores"],
-    "trained": trained["scores"],
-    "controls": by_control,
-    "documents": trained["documents"],
-    "metric": trained["metric"],
-  }
-  build.write_json(workdir / "scores.json", by_question)
-  build.write_json(workdir / "summary.json", summary)
-  records = metrics_lib.read_jsonl(workdir / "metrics.jsonl")
-  report.write_curves(workdir, records)
-  report.write_html(workdir, summary, records, rollouts)
-  report.print_table(summary)
-  print(f"{workdir}/report.html shows curves and rollouts.")

@@ -8,9 +8,9 @@ from typing import Any
 import rich.console
 
 from memjax import behind
-from memjax import build
 from memjax import contrast
 from memjax import results
+from memjax import run_folder
 from memjax import tables
 
 _HEAD = (
@@ -56,7 +56,7 @@ def run(runs: Sequence[str], workdir: str | None) -> dict[str, Any]:
   print(found["sentence"])
   if workdir:
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    build.write_json(pathlib.Path(workdir) / "compare.json", found)
+    run_folder.write_json(pathlib.Path(workdir) / "compare.json", found)
   return found
 
 

@@ -12,6 +12,7 @@ from memjax import config as config_lib
 from memjax import hf
 from memjax import qwen3
 from memjax import reranker
+from memjax import run_folder
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import demos
 from memjax.memory import rerank
@@ -149,13 +150,13 @@ def test_a_mode_without_data_needs_none(config):
 
 
 def test_a_workdir_belongs_to_one_config(config, tmp_path):
-  build.claim(tmp_path / "w", config)
-  build.claim(tmp_path / "w", config)
+  run_folder.claim(tmp_path / "w", config)
+  run_folder.claim(tmp_path / "w", config)
   config.train.steps = 99  # may grow
-  build.claim(tmp_path / "w", config)
+  run_folder.claim(tmp_path / "w", config)
   config.seed = 5
   with pytest.raises(ValueError, match="config.seed=0, not 5"):
-    build.claim(tmp_path / "w", config)
+    run_folder.claim(tmp_path / "w", config)
 
 
 def test_operations_that_are_not_trained_are_frozen(config, params):

@@ -8,9 +8,9 @@ import pytest
 
 from memjax import build
 from memjax import evaluate
+from memjax import finish
 from memjax import modes
 from memjax import scores
-from memjax import train
 from memjax.envs import facts
 from memjax.envs import locomo
 from memjax.envs import locomo_file
@@ -78,9 +78,7 @@ def test_an_evaluation_says_what_it_read(silent, digests, tmp_path):
 def test_a_run_says_what_it_read(silent, digests, tmp_path):
   run = build.make(silent)
   (tmp_path / "metrics.jsonl").write_text("")
-  train._finish(
-    run, tmp_path, evaluate.suite(run, None), None, train._Meta(), 0.0
-  )
+  finish.finish(run, tmp_path, evaluate.suite(run, None), None, {}, 0.0)
   summary = json.loads((tmp_path / "summary.json").read_text())
   assert summary["files"] == digests
   page = (tmp_path / "report.html").read_text()

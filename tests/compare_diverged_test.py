@@ -10,6 +10,7 @@ from memjax import build
 from memjax import compare
 from memjax import compare_plan
 from memjax import compare_table
+from memjax import run_folder
 from memjax import sweeps
 from memjax import train
 
@@ -127,7 +128,7 @@ def test_nothing_is_compared_with_a_reference_that_diverged(
   assert found["arms"]["lr=0.03"]["difference"] is None
   assert "reference diverged" in compare_table.caption(found)
   _fake(monkeypatch, {("lr=0.03", 3): 4})
-  build.write_json(tmp_path / "x.json", found)
+  run_folder.write_json(tmp_path / "x.json", found)
   (tmp_path / "lr=0.03" / "seed3" / "summary.json").unlink()
   found = compare.run(swept, tmp_path)  # all diverged
   assert found["data_sha256"] == {}

@@ -13,6 +13,7 @@ from memjax import learner
 from memjax import optimizer
 from memjax import qwen3
 from memjax import reductions
+from memjax import run_folder
 
 _CHOICES = [
   ("adamw", "float32"),
@@ -253,9 +254,9 @@ def test_a_run_keeps_its_moments_on_the_host(config, tmp_path):
   assert _kinds(restored.opt_state) == {"pinned_host"}
   _same(restored.opt_state, state.opt_state)
   # A run may go on with its moments elsewhere.
-  build.claim(tmp_path, config)
+  run_folder.claim(tmp_path, config)
   config.train.moments_on_host = False
-  build.claim(tmp_path, config)
+  run_folder.claim(tmp_path, config)
 
 
 def test_a_device_without_host_memory_is_named(config, monkeypatch):
