@@ -20,6 +20,7 @@ from memjax import lora
 from memjax import reader
 from memjax import report
 from memjax import reranker
+from memjax import run_folder
 from memjax import scores
 from memjax import supervised
 
@@ -96,7 +97,7 @@ def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   by_question = {x: found[x] for x in ("scores", "documents", "traces")}
   by_question["control_scores"] = by_control
-  build.write_json(path, {**summary, **by_question})
+  run_folder.write_json(path, {**summary, **by_question})
   side = "before" if which == "base" else "after"
   rollouts = [{**x, side: x["rollout"]} for x in found["traces"]]
   # The report of a run that was trained here stays.
@@ -235,6 +236,12 @@ def sft(run: build.Run, out: str | None) -> None:
   cfg = run.config.sft
   if not out or not cfg.path:
     raise ValueError("--mode=sft needs --config.sft.path=JSONL and --out=DIR")
+  if run.adapters:
+    raise ValueError(
+      f"config.lora.rank={run.adapters.rank} with --mode=sft: a warm start "
+      "trains all parameters; leave it at 0, and train adapters of what it "
+      "writes"
+    )
   pairs = supervised.load_pairs(
     cfg.path, run.tokenizer, run.config.agent.thinking
   )

@@ -91,6 +91,25 @@ def test_beside_is_in(params, agent, adapters, tokens, scan_layers):
   np.testing.assert_array_equal(merged["embed"], params["embed"])
 
 
+def test_matrices_with_adapters_stay_apart(params, agent, adapters):
+  """Those of which one has: when tokens are decoded the others are joined."""
+
+  def layer(params):
+    params = qwen3.unstacked(params, agent.model)
+    return qwen3.for_decoding(params, agent.model, [])[0]["layers"][1]
+
+  plain = layer(params)
+  assert plain["gate_up"]["kernel"].shape == (16, 64)
+  assert plain["attn"]["qkv"]["kernel"].shape == (16, 32)
+  some = lora.Shape(2, 8.0, ("up",))
+  beside = layer(
+    lora.join(params, lora.init(jax.random.key(1), params, some), some)
+  )
+  assert {"gate", "up"} < beside.keys() and "qkv" in beside["attn"]
+  beside = layer(lora.join(params, adapters, _SHAPE))
+  assert {"gate", "up"} < beside.keys() and "q" in beside["attn"]
+
+
 def test_an_update_is_the_gradient_in_the_adapters(
   policies, params, agent, adapters, tokenizer
 ):
@@ -189,3 +208,9 @@ def test_what_cannot_be_is_refused(tuned):
   tuned.lora.update(rank=-1, targets=("q",))
   with pytest.raises(ValueError, match="config.lora.rank=-1"):
     build.make(tuned)
+
+
+def test_a_warm_start_trains_no_adapters(tuned, tmp_path):
+  tuned.sft.path = str(tmp_path / "pairs.jsonl")
+  with pytest.raises(ValueError, match="config.lora.rank=4 with --mode=sft"):
+    modes.sft(build.make(tuned), str(tmp_path / "out"))
