@@ -8,11 +8,10 @@ import pathlib
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
-import ml_collections
 import pytest
+import tiny_config
 
 from memjax import agents
-from memjax import config as config_lib
 from memjax import hf
 from memjax import memory_agent
 from memjax import qwen3
@@ -106,41 +105,12 @@ def model_dir(params, agent, tokenizer, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def config(model_dir):
   """A run of six iterations on the tiny model: all parts, seconds long."""
-  config = config_lib.default()
-  with config.unlocked():
-    config.data = ml_collections.ConfigDict(
-      {
-        "name": "facts",
-        "chunks": 2,
-        "chunk_tokens": 6,
-        "eval_examples": 8,
-        "scales": (1, 2),
-        # Random weights seldom name a city: any word of its letters will do.
-        "reward_name": "reward_f1",
-        "metric_name": "em",
-      }
-    )
-  config.model.update(
-    path=str(model_dir), dtype="float32", scan_layers=False, remat="none"
-  )
-  config.agent.update(
-    style="words",
-    chunk_tokens=6,
-    max_chunks=2,
-    question_tokens=1,
-    memory_tokens=3,
-    update_tokens=4,
-    answer_tokens=2,
-  )
-  config.rollout.update(questions=4, wave_questions=4, group_size=4)
-  config.objective.kl_coef = 0.01
+  config = tiny_config.get_config()
+  config.model.path = str(model_dir)
+  config.data.scales = (1, 2)
+  config.objective.entropy_coef = 0.0
   config.train.update(
-    steps=6,
-    minibatches=2,
-    micro_batch=16,
-    learning_rate=1e-2,
-    warmup_steps=2,
+    steps=6, minibatches=2, learning_rate=1e-2, warmup_steps=2
   )
-  config.eval.update(every=3, examples=8, batch_size=8, traces=1)
-  config.checkpoint.every = 2
+  config.eval.update(every=3, traces=1)
   return config

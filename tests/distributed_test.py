@@ -14,38 +14,14 @@ import pytest
 from memjax import metrics as metrics_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_CONFIG = _ROOT / "tests" / "tiny_config.py"
 _SECONDS = 500  # what a loaded machine may take
-
-_CONFIG = """
-import ml_collections
-from memjax import config as config_lib
-
-def get_config():
-  config = config_lib.default()
-  with config.unlocked():
-    config.data = ml_collections.ConfigDict(dict(
-      name="facts", chunks=2, chunk_tokens=6, eval_examples=8, scales=(1,),
-      reward_name="reward_f1", metric_name="em"))
-  config.model.update(path="{model}", dtype="float32", scan_layers=False,
-    remat="none")
-  config.agent.update(style="words", chunk_tokens=6, max_chunks=2,
-    question_tokens=1, memory_tokens=3, update_tokens=4, answer_tokens=2)
-  config.rollout.update(questions=4, wave_questions=4, group_size=4)
-  config.objective.kl_coef = 0.01
-  config.objective.entropy_coef = 0.01
-  config.train.update(steps=5, micro_batch=16, learning_rate=1e-3,
-    warmup_steps=0)
-  config.eval.update(every=2, examples=8, batch_size=8, samples=0, controls=())
-  config.checkpoint.every = 2
-  return config
-"""
 
 
 @pytest.fixture
 def start(model_dir, tmp_path):
   """Starts processes of one run; none of them outlives the test."""
-  file, started = tmp_path / "config.py", []
-  file.write_text(_CONFIG.format(model=str(model_dir)))
+  started = []
 
   def go(workdir, count, *more):
     with socket.socket() as free:
@@ -53,8 +29,10 @@ def start(model_dir, tmp_path):
       port = free.getsockname()[1]
     processes = []
     for number in range(count):
-      command = [sys.executable, "-m", "memjax.main", f"--config={file}"]
-      command += [f"--workdir={workdir}", f"--config.mesh.data={count}", *more]
+      command = [sys.executable, "-m", "memjax.main", f"--config={_CONFIG}"]
+      command += [f"--config.model.path={model_dir}", f"--workdir={workdir}"]
+      command += ["--config.eval.controls=()", "--config.eval.samples=0"]
+      command += [f"--config.mesh.data={count}", *more]
       if count > 1:
         command += [f"--distributed=127.0.0.1:{port},{count},{number}"]
       log = tmp_path / f"{workdir.name}{len(started)}.log"
@@ -88,10 +66,12 @@ def _finish(processes):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(start, tmp_path):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_two_processes_train_as_one(start, tmp_path, rank):
+  """All parameters, or adapters of them."""
   one, two = tmp_path / "one", tmp_path / "two"
-  _finish(start(one, 1))
-  _finish(start(two, 2))
+  _finish(start(one, 1, f"--config.lora.rank={rank}"))
+  _finish(start(two, 2, f"--config.lora.rank={rank}"))
   records = [metrics_lib.read_jsonl(x / "metrics.jsonl") for x in (one, two)]
   assert len(records[0]) == 8  # before, 5 iterations, 2 evaluations
   for a, b in zip(*records, strict=True):

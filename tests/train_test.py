@@ -23,6 +23,7 @@ from memjax import rewards
 from memjax import train
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_CONFIG = _ROOT / "tests" / "tiny_config.py"
 
 
 @pytest.fixture(autouse=True)
@@ -205,13 +206,11 @@ def _with_adv(rows, value):
 )
 def test_kill_9(model_dir, tmp_path, kill_at):
   """The same with processes: one is killed when a step stands in the file."""
-  file = tmp_path / "config.py"
-  file.write_text(_CONFIG.format(model=str(model_dir)))
 
   def start(workdir):
-    command = [sys.executable, "-m", "memjax.main", f"--config={file}"]
+    command = [sys.executable, "-m", "memjax.main", f"--config={_CONFIG}"]
     return subprocess.Popen(
-      [*command, f"--workdir={workdir}"],
+      [*command, f"--config.model.path={model_dir}", f"--workdir={workdir}"],
       cwd=_ROOT,
       env={
         **os.environ,
@@ -238,31 +237,6 @@ def test_kill_9(model_dir, tmp_path, kill_at):
     assert (dies / name).read_bytes() == (whole / name).read_bytes(), name
   load = lambda x: json.loads((x / "summary.json").read_text())
   assert load(dies) | {"seconds": 0} == load(whole) | {"seconds": 0}
-
-
-_CONFIG = """
-import ml_collections
-from memjax import config as config_lib
-
-def get_config():
-  config = config_lib.default()
-  with config.unlocked():
-    config.data = ml_collections.ConfigDict(dict(
-      name="facts", chunks=2, chunk_tokens=6, eval_examples=8, scales=(1,),
-      reward_name="reward_f1", metric_name="em"))
-  config.model.update(path="{model}", dtype="float32", scan_layers=False,
-    remat="none")
-  config.agent.update(style="words", chunk_tokens=6, max_chunks=2,
-    question_tokens=1, memory_tokens=3, update_tokens=4, answer_tokens=2)
-  config.rollout.update(questions=4, wave_questions=4, group_size=4)
-  config.objective.kl_coef = 0.01
-  config.objective.entropy_coef = 0.01
-  config.train.update(steps=5, micro_batch=16, learning_rate=1e-2,
-    warmup_steps=0)
-  config.eval.update(every=2, examples=8, batch_size=8, samples=0)
-  config.checkpoint.every = 2
-  return config
-"""
 
 
 def test_a_run_in_which_no_group_is_live(config, tmp_path, monkeypatch):
