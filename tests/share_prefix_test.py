@@ -74,6 +74,18 @@ def test_what_stands_before_the_first_slot_of_its_own():
   assert count(pieces((1,), "question", "memory")) == 0
 
 
+def test_who_has_no_group_shares_nothing():
+  row = lambda *ids: token_lib.from_lists([ids, ids], capacity=2)
+  slots = {"chunk": row(5, 6), "memory": row(7)}
+  template = prompts.Template(((1,), "chunk", (3,), "memory"))
+  alone = prompts.fill(template, **slots)
+  assert isinstance(alone, token_lib.Tokens)
+  grouped = prompts.fill(template, 2, **slots)
+  assert isinstance(grouped, token_lib.Grouped) and grouped.group == 2
+  for one, other in zip(*map(jax.tree.leaves, (alone, _whole(grouped)))):
+    np.testing.assert_array_equal(one, other)
+
+
 def test_rollouts_are_the_same(episodes):
   plain, shared = episodes
   assert isinstance(shared.turns["update"].prompt, token_lib.Grouped)
