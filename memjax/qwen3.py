@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import layout
 
+from memjax import attention_blocks
 from memjax import qwen3_block
 from memjax import sharding
 
@@ -105,6 +106,43 @@ def unstacked(params: Params, cfg: Config) -> Params:
     for i in range(L)
   )
   return params | {"layers": layers}
+
+
+def for_decoding(
+  params: Params, cfg: Config, prefixes: Sequence[Cache]
+) -> tuple[Params, list[Cache]]:
+  """Arranges what each new token reads as a CPU reads it fastest.
+
+  Keys in tiles, and matrices that have the same input in one. Where layers are
+  scanned, as on a GPU, both come back as they are.
+
+  Args:
+    params: from `unstacked`.
+    cfg: the model.
+    prefixes: from `read`; what comes back is for `decode_step` alone.
+  """
+  if cfg.scan_layers:
+    return params, list(prefixes)
+  tiles = lambda kv: (attention_blocks.in_tiles(kv[0]), kv[1])
+  layers = tuple(map(_side_by_side, params["layers"]))
+  return params | {"layers": layers}, [
+    Cache(tuple(map(tiles, x.layers)), x.length) for x in prefixes
+  ]
+
+
+def _side_by_side(layer: Params) -> Params:
+  """A layer with matrices qkv and gate_up in place of those that they join."""
+  layer = _joined(layer, "gate_up", ("gate", "up"))
+  return layer | {"attn": _joined(layer["attn"], "qkv", ("q", "k", "v"))}
+
+
+def _joined(tree: Params, name: str, parts: Sequence[str]) -> Params:
+  """One matrix for several; they stay apart where they have adapters."""
+  if any(len(tree[x]) > 1 for x in parts):
+    return tree
+  kernel = jnp.concatenate([tree[x]["kernel"] for x in parts], axis=1)
+  rest = {x: y for x, y in tree.items() if x not in parts}
+  return rest | {name: {"kernel": kernel}}
 
 
 def _row_major(x: jax.Array) -> jax.Array:
@@ -261,8 +299,8 @@ def decode_step(
     cfg: the model.
     token_B: the tokens.
     cache: of the tokens before these, from `room`.
-    prefixes: what stands before those, as `read` gives it: prompts, and
-      before them what groups share.
+    prefixes: what stands before those, as `read` gives it (or
+      `for_decoding`): prompts, and before them what groups share.
 
   Returns:
     (hidden [B, D], cache one longer).

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from memjax import attention
+from memjax import attention_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Past(NamedTuple):
     cache: of the tokens that were written since, or None.
   """
 
-  prefixes: tuple[attention.Prefix, ...] = ()
+  prefixes: tuple[attention_blocks.Prefix, ...] = ()
   cache: Cache | None = None
 
 
@@ -180,15 +181,19 @@ class Attention(nn.Module):
     cfg = self.cfg
     B, T, _ = x_BTD.shape
     N, K, H = cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
-    heads = lambda name, n: Linear(n * H, cfg.dtype, name=name)(x_BTD).reshape(
-      B, T, n, H
-    )
-    query = RMSNorm(cfg.norm_eps, name="q_norm")(heads("q", N))
-    key = RMSNorm(cfg.norm_eps, name="k_norm")(heads("k", K))
+    linear = lambda name, n: Linear(n * H, cfg.dtype, name=name)(x_BTD)
+    if self.has_variable("params", "qkv"):  # `qwen3.for_decoding`
+      parts = linear("qkv", N + 2 * K)
+      parts = jnp.split(parts, [N * H, (N + K) * H], axis=-1)
+    else:
+      parts = linear("q", N), linear("k", K), linear("v", K)
+    query, key, value = (x.reshape(B, T, -1, H) for x in parts)
+    query = RMSNorm(cfg.norm_eps, name="q_norm")(query)
+    key = RMSNorm(cfg.norm_eps, name="k_norm")(key)
     query = rope(query, position_BT, cfg.rope_theta).reshape(B, T, K, -1, H)
     key = rope(key, position_BT, cfg.rope_theta)
     key = key.transpose(0, 2, 3, 1)
-    value = heads("v", K).transpose(0, 2, 1, 3)
+    value = value.transpose(0, 2, 1, 3)
     if past.cache is None:
       kept = key, value
       mixed = attention.causal(query, *kept, past.prefixes, cfg.attention)
@@ -214,7 +219,10 @@ class Block(nn.Module):
     y, kept = Attention(cfg, name="attn")(y, position_BT, past)
     x_BTD = x_BTD + y
     y = RMSNorm(cfg.norm_eps, name="mlp_norm")(x_BTD)
-    gate = Linear(cfg.mlp_dim, cfg.dtype, name="gate")(y)
-    up = Linear(cfg.mlp_dim, cfg.dtype, name="up")(y)
+    linear = lambda name, n: Linear(n * cfg.mlp_dim, cfg.dtype, name=name)(y)
+    if self.has_variable("params", "gate_up"):
+      gate, up = jnp.split(linear("gate_up", 2), 2, axis=-1)
+    else:
+      gate, up = linear("gate", 1), linear("up", 1)
     y = Linear(cfg.width, cfg.dtype, name="down")(jax.nn.silu(gate) * up)
     return x_BTD + y, kept

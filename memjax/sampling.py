@@ -108,6 +108,7 @@ def decode(
   length_B = jnp.maximum(prompt.length, 1)
   hidden_BD, cache = qwen3.read(params, cfg, prompt.ids, length_B, prefixes)
   prefixes.append(cache)
+  params, prefixes = qwen3.for_decoding(params, cfg, prefixes)
   stops = jnp.asarray(stop_ids, jnp.int32)
 
   def write(state: _State, hidden_BD: jax.Array, cache: qwen3.Cache) -> _State:

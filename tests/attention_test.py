@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from memjax import attention
+from memjax import attention_blocks
 
 _B, _T, _K, _G, _H, _W, _P = 4, 7, 2, 3, 8, 2, 5
 _LENGTH = np.array([5, 3])
@@ -47,11 +48,13 @@ def _attend(own, before, kind):
   return attention.causal(*own, _prefixes(before), kind)
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-  """Blocks of three queries of seven."""
+@pytest.fixture(params=[(3, 7), (2, 4), (3, 2)])
+def small_blocks(request, monkeypatch):
+  """Seven queries: in blocks, in two spans of blocks, in four spans."""
+  block, span = request.param
   monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
-  monkeypatch.setattr(attention, "_LEAST_BLOCK", 3)
+  monkeypatch.setattr(attention, "_LEAST_BLOCK", block)
+  monkeypatch.setattr(attention_blocks, "_LEAST_SPAN", span)
 
 
 @pytest.mark.parametrize("kind", ["plain", "blocks"])
@@ -127,6 +130,32 @@ def test_a_cache_is_seen_up_to_its_length(with_prefix):
     moved = query.at[:, n - 1].set(query[:, -1])
     want = _by_hand((moved, key, value), *prefixes)[:, n - 1]
     np.testing.assert_allclose(got[:, 0], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("P", [5, 64, 70])
+def test_tiles_hold_the_same_keys(P):
+  one = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+  query, keys = one(0, _B, 1, _K, _G, _H), one(1, _W, _K, _H, P)
+  values, length = one(2, _W, _K, P, _H), np.array([P, P // 2])
+  own = one(3, _B, _K, _H, 2), one(4, _B, _K, 2, _H), jnp.int32(1)
+  tiles = attention_blocks.in_tiles(keys)
+  assert tiles.shape == (_W, _K, -(-P // 64), _H, 64)
+  np.testing.assert_array_equal(tiles[:, :, -1, :, 0], keys[..., P - 1 & -64])
+  got = attention.cached(query, *own, [(tiles, values, length)])
+  want = attention.cached(query, *own, [(keys, values, length)])
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_scores_of_later_tokens_are_left_out():
+  """Four spans compute 10 of 16 parts of the scores."""
+  shape = lambda *x: jax.ShapeDtypeStruct(x, jnp.float32)
+  args = shape(1, 256, 1, 4, 64), shape(1, 1, 64, 256), shape(1, 1, 256, 64)
+
+  def flops(kind):
+    run = jax.jit(lambda *x: attention.causal(*x, (), kind))
+    return run.lower(*args).compile().cost_analysis()["flops"]
+
+  assert 0.6 < flops("blocks") / flops("plain") < 0.65
 
 
 def test_scores_of_all_tokens_are_never_there():

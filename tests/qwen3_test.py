@@ -149,13 +149,16 @@ def _stacked(cache):
 
 
 def test_unrolled_decoding_is_scanned_decoding(weights, tokens):
+  """With joined matrices and keys in tiles, against layers as they are."""
   cfg = dataclasses.replace(_CFG, scan_layers=False)
   length, prompt = np.array([4, 7]), tokens[:, :7]
   found = []
   for x in (cfg, _CFG):
     hidden, read = _read(weights, x, prompt, length)
+    unstacked = qwen3.unstacked(weights, x)
+    arranged, prefixes = qwen3.for_decoding(unstacked, x, [read])
     new, cache = _decode_step(
-      weights, x, tokens[:, 0], qwen3.room(x, 2, 3), [read]
+      arranged, x, tokens[:, 0], qwen3.room(x, 2, 3), prefixes
     )
     found.append((hidden, new, _stacked(read), _stacked(cache)))
   _assert_close(*found)
