@@ -19,14 +19,16 @@ _TILE = 64
 
 
 def in_tiles(keys: jax.Array) -> jax.Array:
-  """Keys [W, K, H, P] as [W, K, n, H, 64]: what is read together lies so.
+  """Keys [W, K, H, P] as n tiles [W, K, n, H, b], of 64 keys or a few less.
 
-  For prefixes of `cached`, on a CPU: 64 keys in a row are H pieces of memory
+  For prefixes of `cached`, on a CPU: b keys in a row are H pieces of memory
   that are P apart, those of a tile are one.
   """
   W, K, H, P = keys.shape
-  keys = jnp.pad(keys, ((0, 0), (0, 0), (0, 0), (0, -P % _TILE)))
-  return keys.reshape(W, K, H, -1, _TILE).swapaxes(2, 3)
+  n = -(-P // _TILE)
+  b = -(-P // n)
+  keys = jnp.pad(keys, ((0, 0), (0, 0), (0, 0), (0, n * b - P)))
+  return keys.reshape(W, K, H, n, b).swapaxes(2, 3)
 
 
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:

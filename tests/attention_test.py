@@ -132,15 +132,15 @@ def test_a_cache_is_seen_up_to_its_length(with_prefix):
     np.testing.assert_allclose(got[:, 0], want, atol=1e-6)
 
 
-@pytest.mark.parametrize("P", [5, 64, 70])
-def test_tiles_hold_the_same_keys(P):
+@pytest.mark.parametrize("P, n, b", [(5, 1, 5), (64, 1, 64), (131, 3, 44)])
+def test_tiles_hold_the_same_keys(P, n, b):
   one = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
   query, keys = one(0, _B, 1, _K, _G, _H), one(1, _W, _K, _H, P)
   values, length = one(2, _W, _K, P, _H), np.array([P, P // 2])
   own = one(3, _B, _K, _H, 2), one(4, _B, _K, 2, _H), jnp.int32(1)
   tiles = attention_blocks.in_tiles(keys)
-  assert tiles.shape == (_W, _K, -(-P // 64), _H, 64)
-  np.testing.assert_array_equal(tiles[:, :, -1, :, 0], keys[..., P - 1 & -64])
+  assert tiles.shape == (_W, _K, n, _H, b)
+  np.testing.assert_array_equal(tiles[:, :, -1, :, 0], keys[..., (n - 1) * b])
   got = attention.cached(query, *own, [(tiles, values, length)])
   want = attention.cached(query, *own, [(keys, values, length)])
   np.testing.assert_allclose(got, want, atol=1e-6)
