@@ -9,8 +9,8 @@ The settings are those of MemAgent (arXiv 2507.02259) and of MemFactory (arXiv
 deviation, 20 warm-up steps to 1e-6. What differs: 16 questions instead of 128
 in an iteration and 4 updates instead of 16, for one device.
 
-Hardware: one 80 GB device. `memjax.plan` says for an H100: 31.3 GB in rollouts,
-16.8 GB in gradients. Not run yet: no time, no accuracy.
+Hardware: one 80 GB device; what it holds by XLA's plan: experiments/08_plan.
+Not run yet: no time, no accuracy.
 """
 
 import ml_collections
@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     questions=16,
     wave_questions=1,  # 16 rows of 8,200 tokens in the KV cache
     group_size=16,
+    share_prefix=True,  # the first prompts of a group are read once
   )
   config.train.update(
     steps=250,

@@ -15,6 +15,7 @@ C chunks, A response tokens, K entries.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 from typing import Protocol
@@ -34,6 +35,10 @@ from memjax.memory import responses
 # The answer's place in the key of a turn; chunks count from 1, so the answer
 # draws the same numbers whatever number of chunks a batch is padded to.
 _ANSWER_TURN = 0
+
+# What of its prompts a group may read alike.
+BEGINNINGS = "beginnings"
+FIRST_TURN = "first turn"
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +75,8 @@ class Agent(tasks.Shape, Protocol):
     trained: names of those that are trained.
     group: rows next to each other that read the same chunks; they may share
       the beginning of a prompt.
-    begins_alike: a group's prompts have a beginning that it could share.
+    alike: what of its prompts a group reads alike: their BEGINNINGS in every
+      turn, all of the FIRST TURN, or None.
     shares_state: the state does not depend on the question, so one reading of
       a context serves all its questions.
     budget: tokens that the state can hold, and those that an answer is shown.
@@ -86,7 +92,7 @@ class Agent(tasks.Shape, Protocol):
   answer_ops: tuple[str, ...]
   trained: tuple[str, ...]
   group: int
-  begins_alike: bool
+  alike: str | None
   shares_state: bool
   budget: tuple[int, int]
   stop_ids: tuple[int, ...]
@@ -183,6 +189,11 @@ class Episode:
     return self.asked["answer"]
 
 
+def first_is_shared(agent: Agent) -> bool:
+  """Whether groups read the prompts of their first turn once."""
+  return agent.group > 1 and agent.alike == FIRST_TURN
+
+
 def row_keys(key: jax.Array, task: tasks.Task) -> jax.Array:
   """A key for each question from (key, task id, sample) alone; [N]."""
   one = lambda i, sample: jax.random.fold_in(jax.random.fold_in(key, i), sample)
@@ -253,20 +264,29 @@ def rollout(
   key: jax.Array,
   temperature: jax.Array | float,
 ) -> Episode:
-  """Reads all chunks and answers: a scan of turns, with no host in it."""
+  """Reads all chunks and answers: a scan of turns, with no host in it.
+
+  Where groups read their first prompts once, the first turn is a program of its
+  own in front of the scan.
+  """
   q = agent.questions
   key_N = row_keys(key, task)
   key_B = key_N[::q]
 
-  def step(state, number):
+  def step(agent, state, number):
     turn = tasks.turn_at(task, number, q)
     state, segments = agent.read(policies, state, turn, key_B, temperature)
     return state, (state, segments)
 
   turns = jnp.arange(task.chunks.length.shape[0])
   task = jax.tree.map(jnp.asarray, task)
-  state = agent.init(policies, task)
-  state, (states, segments) = jax.lax.scan(step, state, turns)
+  state, before = agent.init(policies, task), []
+  if first_is_shared(agent):
+    reader = dataclasses.replace(agent, first=True)
+    state, first = step(reader, state, turns[0])
+    before, turns = [jax.tree.map(lambda x: x[None], first)], turns[1:]
+  state, later = jax.lax.scan(functools.partial(step, agent), state, turns)
+  states, segments = jax.tree.map(lambda *x: jnp.concatenate(x), *before, later)
   asked = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), state)
   answers = agent.answer(policies, asked, task.query, key_N, temperature)
   return sharding.replicate(Episode(segments, states, answers))

@@ -192,12 +192,11 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
   # What is wrong with a file is said before what an agent makes of it.
   env = _env(config) if needs_data else None
   agent = build_agent.make(config, model, tokenizer)
-  if rollout.share_prefix and not agent.begins_alike:
+  if rollout.share_prefix and not agent.alike:
     raise ValueError(
-      f"config.rollout.share_prefix=True, but no prompt of "
-      f"config.agent.name={config.agent.name!r} with style "
-      f"{config.agent.style!r} begins with the text that is read: take a style "
-      "that ends in _chunk_first, or leave it False"
+      f"config.rollout.share_prefix=True, but a group of "
+      f"config.agent.name={config.agent.name!r} reads nothing alike, as its "
+      "policy is not the extractor: leave it False"
     )
   ops = (*agent.turn_ops, *agent.answer_ops)
   shortest = min(agent.limit(op) for op in ops)

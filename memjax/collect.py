@@ -52,8 +52,8 @@ class CollectConfig:
       teach nothing.
     weights: what each operation is rewarded for.
     reranks: keep what a trained reranker chose from.
-    share_prefix: what a group reads alike is read once, where prompts begin
-      with it.
+    share_prefix: what a group reads alike is read once: the beginnings of
+      prompts, or all of the first ones (`agents.Agent.alike`).
   """
 
   questions: int
@@ -79,8 +79,9 @@ class Experience:
   """What the update needs.
 
   Attributes:
-    rows: by operation; turns [C * Q * G], answers [Q * G * q].
-    index: by operation, the rows that count (host int arrays).
+    rows: by operation, as `rows.from_episode` names them; turns [C * Q * G],
+      answers [Q * G * q].
+    index: of each of them, the rows that count (host int arrays).
     cursor: how many training examples have been used up.
     metrics: floats, named rollout/...
     tokens: prompt and response tokens that the model has processed.
@@ -178,22 +179,20 @@ def collect(
       wave.adv,
     )
     target_B = _spread(target_W, G)
-    for op in agent.trained:
-      if op in episode.asked:
-        new = rows_lib.from_segment(episode.asked[op], wave.adv[op])
-        target, count = _spread(target_B, q), Q * G * q
+    made = rows_lib.from_episode(agent, episode, wave.adv)
+    for name, new in made.items():
+      if name in episode.asked:
+        target = _spread(target_B, q)
       else:
-        new = rows_lib.from_turns(episode.turns[op], wave.adv[op])
-        calls = episode.turns[op].active.size // target_B.size
+        calls = len(new.weight) // target_B.size
         turn = np.arange(calls)[:, None] * Q * G
         target = np.where(target_B >= 0, turn + target_B, -1).reshape(-1)
-        count = calls * Q * G
-      if op not in rows:
-        rows[op] = rows_lib.empty_like(new, count)
-      rows[op] = rows_lib.put(rows[op], new, target)
+      if name not in rows:
+        rows[name] = rows_lib.empty_like(new, len(new.weight) // W * Q)
+      rows[name] = rows_lib.put(rows[name], new, target)
   return Experience(
     rows,
-    {op: np.flatnonzero(np.asarray(x.weight)) for op, x in rows.items()},
+    {name: np.flatnonzero(np.asarray(x.weight)) for name, x in rows.items()},
     cursor,
     _metrics(waves, filled, cfg),
     sum(int(wave.stats["tokens"].sum()) for wave in waves),

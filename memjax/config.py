@@ -170,7 +170,8 @@ def default() -> ml_collections.ConfigDict:
         "questions": 16,  # groups per iteration
         "wave_questions": 1,  # of these sampled at once; bounds the KV cache
         "group_size": 16,
-        # A group reads the beginnings that its prompts have in common once.
+        # What a group reads alike is read once: the beginnings of its prompts,
+        # or the first ones, when all memories are empty.
         "share_prefix": False,
         "temperature": 1.0,
         "dynamic_sampling": False,  # DAPO: only groups with two rewards count

@@ -33,6 +33,7 @@ class MemoryAgent:
     answer_tokens: the most tokens written in the answer.
     trained: which of "update" and "answer" are trained.
     group: rows next to each other that read the same; 1 if it is not known.
+    first: this is the first turn, whose prompts are the same in a group.
   """
 
   model: qwen3.Config
@@ -43,6 +44,7 @@ class MemoryAgent:
   answer_tokens: int
   trained: tuple[str, ...] = ("update", "answer")
   group: int = 1
+  first: bool = False
 
   turn_ops = ("update",)
   answer_ops = ("answer",)
@@ -64,9 +66,11 @@ class MemoryAgent:
     return self.op.think_ids
 
   @property
-  def begins_alike(self) -> bool:
-    """Whether a group's prompts have a beginning to share."""
-    return prompts.shared_pieces(self.op.update) > 0
+  def alike(self) -> str:
+    """Their beginnings, or the first prompts, when all memories are empty."""
+    if prompts.shared_pieces(self.op.update):
+      return agents.BEGINNINGS
+    return agents.FIRST_TURN
 
   @property
   def budget(self) -> tuple[int, int]:
@@ -100,7 +104,7 @@ class MemoryAgent:
       self,
       policies,
       "update",
-      prompt,
+      token_lib.grouped(prompt, self.group) if self.first else prompt,
       agents.turn_keys(key_B, turn.number),
       temperature,
       active,

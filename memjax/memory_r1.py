@@ -47,10 +47,10 @@ class MemoryR1Agent(bank_agent.BankAgent):
     return self.extractor == "policy"
 
   @property
-  def begins_alike(self) -> bool:
-    """Whether a group's prompts have a beginning to share."""
+  def alike(self) -> str | None:
+    """The beginnings of the extractor's prompts."""
     shared = prompts.shared_pieces(self.extract.template)
-    return self.extractor == "policy" and shared > 0
+    return agents.BEGINNINGS if self.extractor == "policy" and shared else None
 
   @property
   def turn_ops(self) -> tuple[str, ...]:

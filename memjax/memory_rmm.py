@@ -44,9 +44,10 @@ class MemoryRMMAgent(bank_agent.BankAgent):
   reads_stamps = False
 
   @property
-  def begins_alike(self) -> bool:
-    """Whether a group's prompts have a beginning to share."""
-    return prompts.shared_pieces(self.topics.notes) > 0
+  def alike(self) -> str | None:
+    """The beginnings of the prompts that ask for topics."""
+    shared = prompts.shared_pieces(self.topics.notes)
+    return agents.BEGINNINGS if shared else None
 
   def read(
     self,

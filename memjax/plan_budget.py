@@ -16,6 +16,7 @@ from memjax import build
 from memjax import optimizer
 from memjax import plan_analytic
 from memjax import plan_shapes
+from memjax import rows as rows_lib
 from memjax import tokens as token_lib
 
 PHASES = (plan_shapes.ROLLOUT, plan_shapes.GRADIENT, plan_shapes.STEP)
@@ -129,14 +130,24 @@ def describe_work(
     at_once = rows if op in episode.asked or op == "extract" else B
     tokens = segment.response.tokens.ids.shape[-1]
     times = segment.active.size // at_once
+    if op + rows_lib.FIRST in shapes.rows:
+      first = shapes.rows[op + rows_lib.FIRST].prompt
+      calls.append(_call(op, at_once, 1, first, tokens))
+      times -= 1
     calls.append(_call(op, at_once, times, segment.prompt, tokens))
   train, kl = run.config.train, bool(run.config.objective.kl_coef)
   # Later minibatches need the log-probabilities of the behaviour policy.
   later = (train.minibatches - 1) / train.minibatches
   old = later if run.config.objective.old_logp == "trainer" else 0
   trained = tuple(
-    _call(op, len(x.weight), 1, x.prompt, x.response.ids.shape[1])
-    for op, x in shapes.rows.items()
+    _call(
+      name.removesuffix(rows_lib.FIRST),
+      len(x.weight),
+      1,
+      x.prompt,
+      x.response.ids.shape[1],
+    )
+    for name, x in shapes.rows.items()
   )
   return plan_analytic.Work(
     run.model,

@@ -10,6 +10,7 @@ iteration, n rows of a micro-batch.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -167,7 +168,7 @@ def lengths(prompt: token_lib.Tokens | token_lib.Grouped) -> tuple[int, int]:
 def describe(run: build.Run, group_size: int | None = None) -> Shapes:
   """Shapes of a run, with its own group size or another."""
   cfg, agent = run.collect, run.agent
-  G, q = group_size or cfg.group_size, agent.questions
+  G = group_size or cfg.group_size
   if cfg.share_prefix:
     agent = dataclasses.replace(agent, group=G)
   # The same shapes, and it is traced where cuDNN is not installed.
@@ -186,22 +187,20 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
     policies,
     task,
   )
-  rows = {}
-  for op in run.agent.trained:
-    if op in episode.asked:
-      segment, make = episode.asked[op], rows_lib.from_segment
-      count = cfg.questions * G * q
-    else:
-      segment, make = episode.turns[op], rows_lib.from_turns
-      count = segment.active.size * cfg.questions // cfg.wave_questions
-    adv = jax.ShapeDtypeStruct(segment.active.shape[-1:], jnp.float32)
-    rows[op] = jax.eval_shape(
-      lambda segment, adv, make=make, count=count: rows_lib.empty_like(
-        make(segment, adv), count
-      ),
-      segment,
-      adv,
+  adv = {
+    op: jax.ShapeDtypeStruct(segment.active.shape[-1:], jnp.float32)
+    for op, segment in {**episode.turns, **episode.asked}.items()
+  }
+  wave = jax.eval_shape(
+    functools.partial(rows_lib.from_episode, agent), episode, adv
+  )
+  waves = cfg.questions // cfg.wave_questions
+  rows = {
+    name: jax.eval_shape(
+      lambda x: rows_lib.empty_like(x, len(x.weight) * waves), x
     )
+    for name, x in wave.items()
+  }
   # The model with its adapters off is its own reference.
   kl = run.config.objective.kl_coef and not run.adapters
   return Shapes(

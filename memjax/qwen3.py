@@ -274,12 +274,23 @@ def read(
   return last[:, 0], Cache(kept, length_B)
 
 
-def room(cfg: Config, rows: int, tokens: int) -> Cache:
-  """An empty cache for so many new tokens of each row."""
+def room(
+  cfg: Config, rows: int, tokens: int, zero: jax.Array | int = 0
+) -> Cache:
+  """An empty cache for so many new tokens of each row.
+
+  Args:
+    cfg: the model.
+    rows: of the cache.
+    tokens: of each row.
+    zero: 0. Of a constant XLA makes one buffer for all calls of a program,
+      which is then held from the first call to the last; a value of the program
+      keeps them apart.
+  """
   K, H, L = cfg.num_kv_heads, cfg.head_dim, cfg.num_layers
   shapes = (rows, K, H, tokens), (rows, K, tokens, H)
   zeros = lambda *first: tuple(
-    jnp.zeros((*first, *shape), cfg.dtype) for shape in shapes
+    jnp.full((*first, *shape), zero, cfg.dtype) for shape in shapes
   )
   layers = zeros(L) if cfg.scan_layers else tuple(zeros() for _ in range(L))
   return Cache(layers, jnp.int32(0))

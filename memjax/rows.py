@@ -6,6 +6,7 @@ Dimension key: R rows, P prompt tokens, A response tokens.
 import dataclasses
 import functools
 from collections.abc import Callable
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from memjax import agents
 from memjax import qwen3
 from memjax import sharding
 from memjax import tokens as token_lib
+
+FIRST = "/first"
 
 
 @jax.tree_util.register_dataclass
@@ -92,6 +95,36 @@ def from_turns(segment: agents.Segment, adv: jax.Array) -> Rows:
     segment,
   )
   return from_segment(flat, jnp.tile(adv, segment.active.size // adv.size))
+
+
+def from_episode(
+  agent: agents.Agent, episode: agents.Episode, adv: Mapping[str, jax.Array]
+) -> dict[str, Rows]:
+  """Rows of the operations that are trained, by name.
+
+  Prompts of a first turn that groups read once have rows of their own, under
+  the name of the operation with FIRST behind it.
+
+  Args:
+    agent: whose episode it is.
+    episode: B trajectories.
+    adv: of each operation, [B] or, of those of a question, [N].
+  """
+  found, shared = {}, agents.first_is_shared(agent)
+  for op in agent.trained:
+    if op in episode.asked:
+      found[op] = from_segment(episode.asked[op], adv[op])
+      continue
+    segment = episode.turns[op]
+    later = jax.tree.map(lambda x: x[int(shared) :], segment)
+    if later.active.size:
+      found[op] = from_turns(later, adv[op])
+    if shared:
+      first = jax.tree.map(lambda x: x[0], segment)
+      prompt = token_lib.grouped(first.prompt, agent.group)
+      first = dataclasses.replace(first, prompt=prompt)
+      found[op + FIRST] = from_segment(first, adv[op])
+  return found
 
 
 def _map(

@@ -138,7 +138,7 @@ def decode(
   state = _State(
     jnp.int32(0),
     jnp.zeros((B,), jnp.int32),
-    qwen3.room(cfg, B, A),
+    qwen3.room(cfg, B, A, zero=jnp.minimum(length_B.min(), 0)),
     ~active_B,
     jnp.zeros((B, A), jnp.int32),
     jnp.zeros((B, A), jnp.float32),

@@ -98,6 +98,17 @@ class Grouped:
     return jnp.repeat(self.shared.length, self.group, -1) + self.own.length
 
 
+def grouped(rows: Tokens, group: int) -> Grouped:
+  """Rows that are the same in each group, as a model reads them once.
+
+  The last token is each row's own: what goes on from it needs a place.
+  """
+  last = jnp.maximum(rows.length - 1, 0)
+  own = jnp.take_along_axis(rows.ids, last[:, None], axis=1)
+  shared = Tokens(rows.ids[::group, :-1], last[::group])
+  return Grouped(shared, Tokens(own, rows.length - last))
+
+
 def parts(rows: Tokens | Grouped) -> tuple[Tokens | None, Tokens]:
   """What groups share, or None, and what is each row's own."""
   if isinstance(rows, Grouped):

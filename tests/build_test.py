@@ -201,6 +201,17 @@ def bank_dir(tmp_path_factory):
   return str(path)
 
 
+def test_who_reads_nothing_alike_is_told(config, bank_dir):
+  config.model.path = bank_dir
+  config.rollout.share_prefix = True
+  config.agent.update(name="memory_r1", chunk_tokens=6, retrieved=3)
+  config.agent.update(candidates=2, turns=4)
+  assert build.make(config, needs_data=False).collect.share_prefix
+  config.agent.extractor = "turns"
+  with pytest.raises(ValueError, match="share_prefix=True.*nothing alike"):
+    build.make(config, needs_data=False)
+
+
 @pytest.fixture(params=["memory_r1", "memory_rmm"])
 def reranking(request, config, bank_dir):
   """A bank agent with a trained reranker."""

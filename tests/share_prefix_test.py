@@ -15,6 +15,7 @@ from memjax import learner
 from memjax import losses
 from memjax import prompts
 from memjax import rows as rows_lib
+from memjax import sampling
 from memjax import tasks
 from memjax import tokens as token_lib
 from memjax import traces
@@ -26,28 +27,41 @@ _ADV = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3, -0.3])
 _LOSS = losses.LossConfig(kl_coef=1e-2)
 
 
-@pytest.fixture(scope="module")
-def reader(agent, tokenizer):
-  """The recurrent agent with the chunk before the memory."""
-  op = recurrent.make_recurrent(tokenizer, "words_chunk_first", capacity=3)
+@pytest.fixture(scope="module", params=["words_chunk_first", "words"])
+def reader(request, agent, tokenizer):
+  """The recurrent agent, the chunk before the memory or behind it."""
+  op = recurrent.make_recurrent(tokenizer, request.param, capacity=3)
   return dataclasses.replace(
     agent, op=dataclasses.replace(op, stop_ids=agent.op.stop_ids)
   )
 
 
 @pytest.fixture(scope="module")
-def episodes(policies, reader, tokenizer):
+def task(reader, tokenizer):
   """Two contexts, of one and of three chunks, four trajectories each."""
   words = "the of and to a in is it".split()
   examples = [
     example_lib.Example(i, "kim?", " ".join((words * 3)[:n]), ())
     for i, n in enumerate((5, 17))
   ]
-  task = tasks.repeat(tasks.make_task(examples, tokenizer, reader), _G)
+  return tasks.repeat(tasks.make_task(examples, tokenizer, reader), _G)
+
+
+@pytest.fixture(scope="module")
+def episodes(policies, reader, task):
+  """An agent's rollouts, and the same of one that shares."""
   sample = lambda agent: agents.rollout_jit(
     policies, agent, task, jax.random.key(0), 1.0
   )
-  return sample(reader), sample(dataclasses.replace(reader, group=_G))
+  sharing = dataclasses.replace(reader, group=_G)
+  return (reader, sample(reader)), (sharing, sample(sharing))
+
+
+def _turn_rows(agent, episode):
+  """Rows of the memory turns, by name."""
+  adv = {"update": _ADV, "answer": _ADV}
+  rows = rows_lib.from_episode(agent, episode, adv)
+  return {name: x for name, x in rows.items() if name != "answer"}
 
 
 def _whole(grouped):
@@ -87,27 +101,22 @@ def test_who_has_no_group_shares_nothing():
 
 
 def test_rollouts_are_the_same(episodes):
-  plain, shared = episodes
-  assert isinstance(shared.turns["update"].prompt, token_lib.Grouped)
-  assert shared.turns["update"].prompt.group == _G
-  for a, b in ((plain, shared),):
-    for op in ("update", "answer"):
-      one = a.turns[op] if op == "update" else a.answer
-      two = b.turns[op] if op == "update" else b.answer
-      np.testing.assert_array_equal(
-        one.response.tokens.ids, two.response.tokens.ids
-      )
-      np.testing.assert_array_equal(one.active, two.active)
-      np.testing.assert_allclose(
-        one.response.logp, two.response.logp, atol=1e-5
-      )
+  (_, plain), (_, shared) = episodes
+  for one, two in (
+    (plain.turns["update"], shared.turns["update"]),
+    (plain.answer, shared.answer),
+  ):
+    np.testing.assert_array_equal(
+      one.response.tokens.ids, two.response.tokens.ids
+    )
+    np.testing.assert_array_equal(one.active, two.active)
+    np.testing.assert_allclose(one.response.logp, two.response.logp, atol=1e-5)
   # The same prompts, of which the shared part is stored once.
   one, two = _text(plain), _text(shared)
   np.testing.assert_array_equal(one.length, two.length)
   mask = np.asarray(one.mask)
   got = np.asarray(two.ids)[..., : one.capacity]
   np.testing.assert_array_equal(got[mask], np.asarray(one.ids)[mask])
-  assert shared.turns["update"].prompt.shared.ids.shape[1] == 2
   # As people see them.
   segment = jax.device_get(jax.tree.map(lambda x: x[1], shared.turns["update"]))
   plain_one = jax.device_get(
@@ -117,19 +126,42 @@ def test_rollouts_are_the_same(episodes):
     assert traces._prompt(segment, row) == traces._prompt(plain_one, row)
 
 
+def test_what_is_read_once(monkeypatch, policies, reader, task):
+  """Of two texts: each turn's, or those of the first turn alone."""
+  read, decode = [], sampling.decode
+
+  def watched(params, cfg, prompt, *args, **kwargs):
+    shared, own = token_lib.parts(prompt)
+    read.append((len(shared.ids) if shared else 0, own.capacity))
+    return decode(params, cfg, prompt, *args, **kwargs)
+
+  monkeypatch.setattr(sampling, "decode", watched)
+  sharing = dataclasses.replace(reader, group=_G)
+  jax.eval_shape(
+    lambda: agents.rollout(policies, sharing, task, jax.random.key(0), 1.0)
+  )
+  *turns, answer = read
+  assert answer[0] == 0
+  if reader.alike == agents.BEGINNINGS:
+    assert [n for n, _ in turns] == [2]
+  else:
+    assert turns[0] == (2, 1)
+    assert [n for n, _ in turns] == [2, 0]
+
+
 @pytest.mark.parametrize("micro_batch", [8, 3])
 def test_updates_are_the_same(params, agent, episodes, micro_batch):
-  """With a reference and several minibatches, groups whole or in parts."""
+  """With a reference, groups whole or in parts."""
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
   ref = jax.tree.map(lambda x: 0.9 * x, params)
   found = []
-  for episode in episodes:
-    rows = rows_lib.from_turns(episode.turns["update"], _ADV)
+  for reader, episode in episodes:
+    made = _turn_rows(reader, episode).values()
     copy = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     new, _, history = learner.update(
       copy,
       tx.init(copy),
-      [(rows, np.flatnonzero(np.asarray(rows.weight)))],
+      [(rows, np.flatnonzero(np.asarray(rows.weight))) for rows in made],
       ref,
       cfg=agent.model,
       objective=learner.Objective(loss=_LOSS),
@@ -149,8 +181,15 @@ def test_updates_are_the_same(params, agent, episodes, micro_batch):
     np.testing.assert_allclose(first[name], second[name], atol=1e-4)
 
 
+def _shared_rows(episodes):
+  """Rows of groups: all turns', or those of the first."""
+  made = _turn_rows(*episodes[1])
+  (rows,) = [rows for rows in made.values() if rows.group > 1]
+  return rows
+
+
 def test_packs_are_whole_groups_or_equal_parts(episodes):
-  rows = rows_lib.from_turns(episodes[1].turns["update"], _ADV)
+  rows = _shared_rows(episodes)
   assert rows.group == _G
   assert [rows.pack(n) for n in (1, 2, 3, 4, 9)] == [1, 2, 2, 4, 4]
   got = rows_lib.take(rows, jnp.array([3, -1]), 2)  # rows 6, 7 of group 1
@@ -164,11 +203,11 @@ def test_packs_are_whole_groups_or_equal_parts(episodes):
 
 
 def test_groups_are_put_where_they_belong(episodes):
-  rows = rows_lib.from_turns(episodes[1].turns["update"], _ADV)
+  rows = _shared_rows(episodes)
   count = len(rows.weight)
   target = np.full(count, -1)
   target[4:8] = [8, 9, 10, 11]
-  got = rows_lib.put(rows_lib.empty_like(rows, count), rows, target)
+  got = rows_lib.put(rows_lib.empty_like(rows, count + 4), rows, target)
   assert not np.asarray(got.weight)[:8].any()
   np.testing.assert_array_equal(got.weight[8:12], rows.weight[4:8])
   old, new = _whole(rows.prompt), _whole(got.prompt)
@@ -176,12 +215,10 @@ def test_groups_are_put_where_they_belong(episodes):
   np.testing.assert_array_equal(got.old_logp[8:12], rows.old_logp[4:8])
 
 
-def test_experience_shares_by_the_config(config, policies, params):
-  """One key; and it is refused where there is nothing to share."""
+@pytest.mark.parametrize("style", ["words_chunk_first", "words"])
+def test_experience_shares_by_the_config(config, style):
   config.rollout.share_prefix = True
-  with pytest.raises(ValueError, match="share_prefix=True.*_chunk_first"):
-    build.make(config)
-  config.agent.style = "words_chunk_first"
+  config.agent.style = style
   run = build.make(config)
   gather = lambda cfg: collect.collect(
     agents.Policies(run.load_params()),
@@ -196,8 +233,11 @@ def test_experience_shares_by_the_config(config, policies, params):
   )
   shared = gather(run.collect)
   plain = gather(dataclasses.replace(run.collect, share_prefix=False))
-  assert shared.rows["update"].group == config.rollout.group_size
+  first = shared.rows["update" + rows_lib.FIRST * (style == "words")]
+  assert first.group == config.rollout.group_size
   assert plain.rows["update"].group == 1
+  counted = lambda x: sum(map(len, x.index.values()))
+  assert counted(shared) == counted(plain) > 0
   assert shared.metrics == pytest.approx(plain.metrics)
   assert shared.tokens == plain.tokens
   one, two = (
@@ -205,3 +245,20 @@ def test_experience_shares_by_the_config(config, policies, params):
     for x in (plain, shared)
   )
   assert one == two and one
+
+
+def test_one_turn_is_the_first(config):
+  """Texts of one chunk: there are no rows of later turns."""
+  config.rollout.share_prefix, config.agent.max_chunks = True, 1
+  run = build.make(config)
+  found = collect.collect(
+    agents.Policies(run.load_params()),
+    run.agent,
+    run.env,
+    run.tokenizer,
+    run.collect,
+    key=jax.random.key(1),
+    seed=(1, 2),
+    cursor=0,
+  )
+  assert set(found.rows) == {"update" + rows_lib.FIRST, "answer"}
