@@ -25,7 +25,7 @@ _LOSS_TOKENS = 1024
 # float32 scores that attention in blocks holds at once, in bytes.
 _BLOCK_SCORES = 2**28
 # How far the formulas are from the figures that XLA gave, at most: with the
-# rows that a config has, and of gradients with fewer.
+# rows that a config has, and of gradients with fewer or of rows that share.
 ERROR, ERROR_FEW = 0.05, 0.16
 
 
@@ -207,10 +207,8 @@ def gradient(
   T, before, W = call.prompt + response, call.shared, call.texts
   layers = whole * 4 * cfg.num_layers * layer_params(cfg) / shards
   embed = whole * cfg.vocab_size * cfg.width / shards
-  # Keys and values of what is shared, and their gradients.
-  prefix = 2 * cache_bytes(cfg, W, before)
   tokens = rows * T + W * before
-  saved = cfg.num_layers * tokens * cfg.width * e + prefix
+  saved = cfg.num_layers * tokens * cfg.width * e
   if cfg.remat == "dots":
     heads = 2 * (cfg.num_heads + cfg.num_kv_heads) * cfg.head_dim
     products = heads + 2 * cfg.mlp_dim + 2 * cfg.width
@@ -230,14 +228,14 @@ def gradient(
       "gradients": layers,
       "saved activations": saved,
       "attention scores": _scores(cfg, rows, T, 16, before),
-      "activations": 2 * _attending(cfg, rows, T)
+      "activations": 2 * _attending(cfg, 1, tokens)
       + _behind(cfg, rows, T, before, 2),
     },
     {  # a layer's own gradient in float32, the embedding as it is computed with
       "gradients": layers + whole * 4 * layer_params(cfg),
       "saved activations": saved,
-      "activations": 2 * _mixing(cfg, rows, T)
-      + _attended(cfg, rows, T)
+      "activations": 2 * _mixing(cfg, 1, tokens)
+      + _attended(cfg, 1, tokens)
       + e * cfg.vocab_size * cfg.width,
     },
   )

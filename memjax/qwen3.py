@@ -228,7 +228,7 @@ def forward(
     tokens_BT: right-padded rows.
     keep_cache: also return keys and values, as `Cache.layers` has them.
     prefixes: of W texts that the rows go on from, B / W rows each, one behind
-      the other; differentiable.
+      the other.
 
   Returns:
     (hidden [B, T, D], keys and values or None).
@@ -239,6 +239,52 @@ def forward(
   x, kept = _layers(params, cfg, x, position, prefixes, keep=keep_cache)
   x = qwen3_block.rms_norm(x, params["final_norm"], cfg.norm_eps)
   return x, kept if keep_cache else None
+
+
+def forward_behind(
+  params: Params,
+  cfg: Config,
+  shared_WP: jax.Array,
+  length_W: jax.Array,
+  tokens_BT: jax.Array,
+) -> jax.Array:
+  """Hidden states of rows that go on from texts which they share.
+
+  As `read` and then `forward` with its cache, but each layer reads both: keys
+  and values of one layer exist at a time, and of a matrix one gradient.
+
+  Args:
+    params: as `init` gives them.
+    cfg: the model.
+    shared_WP: right-padded texts, each of at least one token.
+    length_W: their lengths.
+    tokens_BT: right-padded rows, B / W behind each text.
+
+  Returns:
+    [B, T, D], after the final norm.
+  """
+  (W, P), (B, T) = shared_WP.shape, tokens_BT.shape
+  first_WP = jnp.broadcast_to(jnp.arange(P)[None, :], (W, P))
+  then_BT = jnp.repeat(length_W, B // W)[:, None] + jnp.arange(T)[None, :]
+  block = qwen3_block.Block(cfg)
+
+  def run(both, layer):
+    shared, own = both
+    shared, kv = block.apply({"params": layer}, shared, first_WP)
+    past = qwen3_block.Past(((*kv, length_W),))
+    own, _ = block.apply({"params": layer}, own, then_BT, past)
+    return shared, own
+
+  if REMATS[cfg.remat]:
+    run = REMATS[cfg.remat](run)
+  both = _embed(params, cfg, shared_WP), _embed(params, cfg, tokens_BT)
+  layers = unstacked(params, cfg)["layers"]
+  if cfg.scan_layers:
+    both, _ = jax.lax.scan(lambda x, layer: (run(x, layer), None), both, layers)
+  else:
+    for layer in layers:
+      both = run(both, layer)
+  return qwen3_block.rms_norm(both[1], params["final_norm"], cfg.norm_eps)
 
 
 def _start(prefixes: Sequence[Cache], batch: int) -> jax.Array:
@@ -255,7 +301,7 @@ def read(
   length_B: jax.Array,
   prefixes: Sequence[Cache] = (),
 ) -> tuple[jax.Array, Cache]:
-  """Reads texts that other tokens go on from; differentiable.
+  """Reads texts that other tokens go on from.
 
   Args:
     params: the model's parameters.

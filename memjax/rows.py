@@ -174,14 +174,16 @@ def logp_and_entropy(
     width: tokens of the longest row, what is shared left out; None: not known.
   """
   shared, prompt = token_lib.parts(rows.prompt)
-  params, prefixes = qwen3.unstacked(params, cfg), []
-  if shared is not None:
-    _, cache = qwen3.read(params, cfg, shared.ids, shared.length)
-    prefixes.append(cache)
+  params = qwen3.unstacked(params, cfg)
   text = token_lib.concat([prompt, rows.response])
   if width is not None:
     text = token_lib.truncate(text, width)
-  hidden, _ = qwen3.forward(params, cfg, text.ids, prefixes=prefixes)
+  if shared is None:
+    hidden, _ = qwen3.forward(params, cfg, text.ids)
+  else:
+    hidden = qwen3.forward_behind(
+      params, cfg, shared.ids, shared.length, text.ids
+    )
   A = rows.response.capacity
   place = prompt.length[:, None] - 1 + jnp.arange(A)[None, :]
   place = jnp.clip(place, 0, text.capacity - 1)

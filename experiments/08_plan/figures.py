@@ -34,7 +34,11 @@ _ROWS = {
 
 
 def load(name: str) -> ml_collections.ConfigDict:
-  """A config of configs/; "name:model" for those that take a model."""
+  """A config of configs/.
+
+  "name:model" for those that take a model, "name+style" for another style.
+  """
+  name, _, style = name.partition("+")
   name, _, model = name.partition(":")
   path = _HERE.parent.parent / "configs" / f"{name}.py"
   spec = importlib.util.spec_from_file_location(name, path)
@@ -44,6 +48,7 @@ def load(name: str) -> ml_collections.ConfigDict:
   # A data path says nothing of shapes; a model's does.
   models = {"1p7b": "Qwen3-1.7B", "4b": "Qwen3-4B-Instruct-2507"}
   config.model.path = config.model.path or models[model]
+  config.agent.style = style or config.agent.style
   return config
 
 
