@@ -101,5 +101,5 @@ def test_a_plan_says_that_it_was_compiled(tiny, capfd):
 def test_a_child_that_ends_says_why(tiny):
   tiny.model.path = "/nowhere"
   with plan_compile.Compiler(tiny, plan_devices.DEVICES["h100"]) as compiler:
-    with pytest.raises(RuntimeError, match="status 1.*/nowhere has no"):
+    with pytest.raises(RuntimeError, match="status 1.*/nowhere is no folder"):
       compiler.measure(plan_shapes.STEP, 0)
