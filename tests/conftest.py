@@ -6,10 +6,6 @@ import pathlib
 
 # A model library must not look for a hub, and a test never needs one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# LLVM's optimisations take longer than these small programs run.
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-)
 
 import jax
 import pytest
