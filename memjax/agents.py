@@ -83,7 +83,9 @@ class Agent(tasks.Shape, Protocol):
     stop_ids: ids that end a response.
     think_ids: (opening, closing) id of a reasoning block, or None.
 
-  `questions` is a field, as evaluation asks one question of each state. An
+  An agent whose groups read their FIRST TURN alike has a field `first`, which
+  `rollout` sets for that turn. `questions` is a field, as evaluation asks one
+  question of each state. An
   agent whose segments have `listed` also has `held`, a row's entries by id.
   """
 
@@ -266,8 +268,8 @@ def rollout(
 ) -> Episode:
   """Reads all chunks and answers: a scan of turns, with no host in it.
 
-  Where groups read their first prompts once, the first turn is a program of its
-  own in front of the scan.
+  Where groups read their first prompts once, the first turn stands in front of
+  the scan.
   """
   q = agent.questions
   key_N = row_keys(key, task)
@@ -302,6 +304,7 @@ def rollout_by_turns(
   """`rollout` with Python's loop, to look at or to debug; arrays of the host.
 
   Only a turn is compiled, and `read_jit` is the same for any number of chunks.
+  The first turn is read as the others are.
   """
   q = agent.questions
   key_N = row_keys(key, task)

@@ -120,9 +120,11 @@ def _cudnn(query, key, value, prefixes):
   attend = functools.partial(
     jax.nn.dot_product_attention, implementation="cudnn"
   )
+  # It has gradients only of even numbers of queries and of keys.
+  even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
   if not prefixes:
-    out = attend(query, key, value, is_causal=True)
-    return out.reshape(B, T, K, G, H)
+    out = attend(even(query), even(key), even(value), is_causal=True)
+    return out[:, :T].reshape(B, T, K, G, H)
   all_keys, all_values, masks = [], [], []
   for keys, values, length_W in prefixes:
     W, P = len(length_W), keys.shape[-1]
@@ -135,10 +137,13 @@ def _cudnn(query, key, value, prefixes):
     jnp.broadcast_to(attention_blocks.causal_mask(0, T, T), (B, T, T))
   )
   mask = jnp.concatenate(masks, axis=2)
+  # What is added sees what the last token does, and is seen by nobody.
+  mask = jnp.pad(mask, ((0, 0), (0, T % 2), (0, 0)), mode="edge")
+  mask = jnp.pad(mask, ((0, 0), (0, 0), (0, mask.shape[2] % 2)))
   out = attend(
-    query,
-    jnp.concatenate([*all_keys, key], axis=1),
-    jnp.concatenate([*all_values, value], axis=1),
+    even(query),
+    even(jnp.concatenate([*all_keys, key], axis=1)),
+    even(jnp.concatenate([*all_values, value], axis=1)),
     mask=mask[:, None],
   )
-  return out.reshape(B, T, K, G, H)
+  return out[:, :T].reshape(B, T, K, G, H)

@@ -8,7 +8,8 @@ are live or `max_waves` is reached; then the update has fewer groups.
 Dimension key: Q groups of an iteration, W of a wave, G trajectories of a group,
 q questions about each context; B = W * G, trajectory b = w * G + g; C chunks.
 Turn rows are numbered c * B + b (of an operation that is called n times a turn
-(c * n + i) * B + b), those of questions b * q + i.
+(c * n + i) * B + b), those of questions b * q + i. Where the first turn has
+rows of its own, c counts from the second.
 """
 
 import collections
@@ -79,7 +80,8 @@ class Experience:
   """What the update needs.
 
   Attributes:
-    rows: by operation, as `rows.from_episode` names them; turns [C * Q * G],
+    rows: by operation, as `rows.from_episode` names them; turns [C * Q * G] (of
+      a first turn that is read once [Q * G], and of the others the rest),
       answers [Q * G * q].
     index: of each of them, the rows that count (host int arrays).
     cursor: how many training examples have been used up.

@@ -61,7 +61,7 @@ def default() -> ml_collections.ConfigDict:
       "agent": {
         "name": "memory",  # key of build.AGENTS
         # Or "words": key of prompts.STYLES and BANK_STYLES. "text_chunk_first"
-        # and "words_chunk_first" let a group share what it reads.
+        # and "words_chunk_first" let a group share what it reads in every turn.
         "style": "text",
         # What is trained, of what the agent has: calls of the policy, and
         # "rerank", the map (or the encoder) of retriever="rerank".

@@ -289,8 +289,9 @@ def update(
     objective: what to minimise.
     tx: the optimiser.
     minibatches: optimiser steps.
-    micro_batch: rows per call; does not change the result. Rows that share
-      the beginning of their prompts stay together, as far as this allows.
+    micro_batch: rows per call. Rows that share the beginning of their prompts
+      stay together, as far as this allows: with several minibatches it decides
+      which rows of these meet in one, and else changes nothing.
     old_logp: "trainer" computes the behaviour policy's log-probabilities with
       the trainer's own forward pass, "sampler" takes those of sampling.
     rng: shuffles the rows.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import jax
 
+from memjax import agents
 from memjax import build
 from memjax import optimizer
 from memjax import plan_analytic
@@ -130,11 +131,17 @@ def describe_work(
     at_once = rows if op in episode.asked or op == "extract" else B
     tokens = segment.response.tokens.ids.shape[-1]
     times = segment.active.size // at_once
-    if op + rows_lib.FIRST in shapes.rows:
-      first = shapes.rows[op + rows_lib.FIRST].prompt
+    if op in episode.turns and agents.first_is_shared(shapes.agent):
+      first = jax.eval_shape(
+        lambda x: token_lib.grouped(
+          jax.tree.map(lambda x: x[0], x), shapes.agent.group
+        ),
+        segment.prompt,
+      )
       calls.append(_call(op, at_once, 1, first, tokens))
       times -= 1
-    calls.append(_call(op, at_once, times, segment.prompt, tokens))
+    if times:
+      calls.append(_call(op, at_once, times, segment.prompt, tokens))
   train, kl = run.config.train, bool(run.config.objective.kl_coef)
   # Later minibatches need the log-probabilities of the behaviour policy.
   later = (train.minibatches - 1) / train.minibatches

@@ -135,7 +135,7 @@ class Shapes:
     policies: of rollouts, in the dtype that the model computes in.
     task: a wave's, B trajectories.
     episode: what a wave comes to.
-    rows: by trained operation, of an iteration.
+    rows: of an iteration, as `rows.from_episode` names them.
     state: masters and moments.
     frozen: the model's parameters, where adapters of it are trained, or None.
     reference: parameters of the KL term that are held for it alone, or None.
@@ -152,7 +152,7 @@ class Shapes:
 
   @property
   def longest(self) -> str:
-    """The operation whose rows are the longest: micro-batches are of one."""
+    """The name of the longest rows: micro-batches are of one kind."""
     tokens = lambda op: (
       sum(lengths(self.rows[op].prompt)) + self.rows[op].response.ids.shape[1]
     )

@@ -91,6 +91,16 @@ def test_other_targets_compile(tiny, target):
     assert compiler.measure(plan_shapes.GRADIENT, 1).temporary > 0
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_of_odd_lengths_have_a_gradient(tiny, shared):
+  """Texts, or a token of each row and its response behind them."""
+  tiny.rollout.share_prefix, tiny.agent.max_chunks = shared, 1
+  tiny.agent.chunk_tokens = 127
+  tiny.model.attention = "cudnn"
+  with plan_compile.Compiler(tiny, plan_devices.DEVICES["h100"]) as compiler:
+    assert compiler.measure(plan_shapes.GRADIENT, 4).temporary > 0
+
+
 def test_a_plan_says_that_it_was_compiled(tiny, capfd):
   assert plan.plan(tiny, "h100")
   text = capfd.readouterr().out

@@ -58,7 +58,8 @@ def _agent(tokenizer, style):
     question_tokens=2,
     update_tokens=4,
     answer_tokens=2,
-    group=_GROUP if style.endswith("chunk_first") else 1,
+    trained=("update",),
+    group=_GROUP,  # which shares the first turn, or all beginnings
   )
 
 
@@ -87,35 +88,39 @@ def compute(mesh, style):
     episode = agents.rollout_jit(
       agents.Policies(params), agent, task, jax.random.key(1), 1.0
     )
-    turns = rows_lib.from_turns(
-      episode.turns["update"], np.linspace(-1, 1, 16, dtype=np.float32)
+    adv = np.linspace(-1, 1, 16, dtype=np.float32)
+    made = rows_lib.from_episode(agent, episode, {"update": adv})
+    objective = learner.Objective(
+      loss=losses.LossConfig(kl_coef=0.0, entropy_coef=0.1)
     )
-    # A policy that has moved on, so that ratios count.
-    turns = dataclasses.replace(turns, old_logp=turns.old_logp - 0.1)
-    settings = {
-      "cfg": _MODEL,
-      "objective": learner.Objective(
-        loss=losses.LossConfig(kl_coef=0.0, entropy_coef=0.1)
-      ),
-      "pack": turns.pack(8),
-    }
-    sums = learner.init_sums(params, with_ref=False)
-    packs = turns.weight.size // settings["pack"]
-    each = 8 // settings["pack"]
-    for start in range(0, packs, each):
-      index = np.arange(start, start + each)
-      sums = learner.accumulate(
-        sums, params, turns, index, np.bool_(False), **settings
+    sums, logp = learner.init_sums(params, with_ref=False), []
+    for rows in made.values():
+      # A policy that has moved on, so that ratios count.
+      rows = dataclasses.replace(rows, old_logp=rows.old_logp - 0.1)
+      pack = rows.pack(8)
+      each = 8 // pack
+      for start in range(0, rows.weight.size // pack, each):
+        sums = learner.accumulate(
+          sums,
+          params,
+          rows,
+          np.arange(start, start + each),
+          np.bool_(False),
+          cfg=_MODEL,
+          objective=objective,
+          pack=pack,
+        )
+      logp.append(
+        learner.score(
+          jnp.zeros_like(rows.old_logp),
+          params,
+          rows,
+          np.arange(each),
+          cfg=_MODEL,
+          temperature=1.0,
+          pack=pack,
+        )
       )
-    logp = learner.score(
-      jnp.zeros_like(turns.old_logp),
-      params,
-      turns,
-      np.arange(each),
-      cfg=_MODEL,
-      temperature=1.0,
-      pack=settings["pack"],
-    )
     found = jax.device_get(
       {
         "tokens": [
@@ -131,7 +136,7 @@ def compute(mesh, style):
     places = _places({"params": params, "grads": sums.grads})
     whole = [
       x.sharding.is_fully_replicated
-      for x in jax.tree.leaves((episode, turns, logp))
+      for x in jax.tree.leaves((episode, made, logp))
     ]
     params, opt_state, metrics = learner.apply(params, opt_state, sums, tx=_TX)
     found |= jax.device_get({"params": params, "metrics": metrics})

@@ -1,8 +1,7 @@
 """Rows 3 and 4 of the benchmark: memjax, by the functions that training calls.
 
-Row 3, `papers`, has MemAgent's order of prompts (memory before chunk), of which
-a group reads the first turn's once; row 4, `shared`, the chunk first, so that a
-group reads question and chunk of every turn once.
+Row 3, `papers`, has MemAgent's order of prompts (memory before chunk), row 4,
+`shared`, the chunk first, so that a group reads question and chunk once.
 """
 
 import dataclasses
@@ -61,7 +60,7 @@ def _config(name, folder):
     questions=1,
     wave_questions=1,
     group_size=work.GROUP,
-    share_prefix=True,
+    share_prefix=name == "shared",
   )
   config.objective.update(
     name="grpo",
@@ -101,11 +100,8 @@ class Row:
     tokens = lambda x: token_lib.Tokens(
       jnp.asarray(x), jnp.full(len(x), x.shape[1], jnp.int32)
     )
-    if not self.shared:
-      return tokens(ids)
-    return token_lib.Grouped(
-      tokens(ids[:: work.GROUP, :-1]), tokens(ids[:, -1:])
-    )
+    found = tokens(ids)
+    return token_lib.grouped(found, work.GROUP) if self.shared else found
 
   def decode(self, ids, new):
     """Continuations [B, new] of ids [B, P]."""
