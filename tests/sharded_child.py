@@ -137,6 +137,7 @@ def compute(mesh, style):
     whole = [
       x.sharding.is_fully_replicated
       for x in jax.tree.leaves((episode, made, logp))
+      if isinstance(x, jax.Array)  # advantages are the host's
     ]
     params, opt_state, metrics = learner.apply(params, opt_state, sums, tx=_TX)
     found |= jax.device_get({"params": params, "metrics": metrics})
