@@ -143,7 +143,7 @@ def _reply_logp(
   max_reply: int,
 ) -> jax.Array:
   """Sum of the log-probabilities of each row's tokens from start on; [B]."""
-  hidden_BTD, _ = qwen3.forward(params, cfg, rows.ids)
+  hidden_BTD = qwen3.forward(params, cfg, rows.ids)
   place_BR = start_B[:, None] + jnp.arange(max_reply)[None, :]
   is_reply_BR = place_BR < rows.length[:, None]
   place_BR = jnp.minimum(place_BR, rows.capacity - 1)

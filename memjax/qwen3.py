@@ -14,6 +14,7 @@ head width, V vocabulary, L layers.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from jax.experimental import layout
 from memjax import attention_blocks
 from memjax import qwen3_block
 from memjax import sharding
+from memjax import tokens as token_lib
 
 Params = dict[str, Any]
 Config = qwen3_block.Config
@@ -155,136 +157,80 @@ def _row_major(x: jax.Array) -> jax.Array:
   return layout.with_layout_constraint(x, order)
 
 
-def _layers(
+def _through_layers(
+  run: Callable[..., tuple[Any, Any]],
   params: Params,
   cfg: Config,
-  x: jax.Array,
-  position_BT: jax.Array,
-  prefixes: Sequence[Cache],
-  cache: Cache | None = None,
-  keep: bool = True,
-) -> tuple[jax.Array, Any]:
-  """Runs all layers.
+  x: Any,
+  *of_layers: Any,
+) -> tuple[Any, Any]:
+  """`x, y = run(x, layer, *own)` of one layer after the other.
 
   Args:
+    run: one layer.
     params: of the model.
     cfg: the model.
-    x: [B, T, D].
-    position_BT: of each token.
-    prefixes: what stands before x.
-    cache: to write x into, where T is 1.
-    keep: whether keys and values are wanted.
+    x: what goes into the first layer.
+    *of_layers: own of each layer, as `Cache.layers` has it.
 
   Returns:
-    (x, keys and values as `Cache.layers` has them: of x, or of the cache).
+    (x, each layer's y): stacked where layers are scanned, else a tuple.
   """
-  block = qwen3_block.Block(cfg)
-  before = [prefix.layers for prefix in prefixes]
-
-  def run(x, layer, before, own):
-    past = qwen3_block.Past(
-      tuple((*kv, p.length) for kv, p in zip(before, prefixes)),
-      own and qwen3_block.Cache(*own, cache.length),
-    )
-    x, kept = block.apply({"params": layer}, x, position_BT, past)
-    return x, jax.tree.map(_row_major, kept) if keep else None
-
-  if REMATS[cfg.remat] and cache is None:
-    run = REMATS[cfg.remat](run)
-  layers = unstacked(params, cfg)["layers"]
-  if not cfg.scan_layers:
-    found = []
-    for i, layer in enumerate(layers):
-      own = cache and (*cache.layers[i], None)
-      x, kept = run(x, layer, [kv[i] for kv in before], own)
-      found.append(kept)
-    return x, tuple(found)
-
-  def body(state, xs):
-    x, kv = state
-    *rest, i = xs
-    x, kept = run(x, *rest, kv and (*kv, i))
-    # A cache is carried, or there would be two of it.
-    return ((x, kept), None) if cache else ((x, None), kept)
-
-  index = jnp.arange(cfg.num_layers)
-  state = x, cache and cache.layers
-  (x, kv), kept = jax.lax.scan(body, state, (layers, before, index))
-  return x, kv if cache else kept
+  of_layers = unstacked(params, cfg)["layers"], *of_layers
+  if cfg.scan_layers:
+    return jax.lax.scan(lambda x, own: run(x, *own), x, of_layers)
+  found = []
+  for own in zip(*of_layers):
+    x, y = run(x, *own)
+    found.append(y)
+  return x, tuple(found)
 
 
 def forward(
   params: Params,
   cfg: Config,
   tokens_BT: jax.Array,
-  keep_cache: bool = False,
-  prefixes: Sequence[Cache] = (),
-) -> tuple[jax.Array, Any]:
-  """Hidden states after the final norm.
+  shared: token_lib.Tokens | None = None,
+) -> jax.Array:
+  """Hidden states after the final norm; what is trained runs through here.
+
+  Each layer reads the shared texts and then the rows: keys and values of one
+  layer exist at a time, and of each matrix one gradient.
 
   Args:
     params: as `init` gives them.
     cfg: the model.
     tokens_BT: right-padded rows.
-    keep_cache: also return keys and values, as `Cache.layers` has them.
-    prefixes: of W texts that the rows go on from, B / W rows each, one behind
-      the other.
+    shared: W texts of at least one token that the rows go on from, B / W rows
+      each, one behind the other.
 
   Returns:
-    (hidden [B, T, D], keys and values or None).
+    [B, T, D], of the rows alone.
   """
   B, T = tokens_BT.shape
-  position = _start(prefixes, B)[:, None] + jnp.arange(T)[None, :]
-  x = _embed(params, cfg, tokens_BT)
-  x, kept = _layers(params, cfg, x, position, prefixes, keep=keep_cache)
-  x = qwen3_block.rms_norm(x, params["final_norm"], cfg.norm_eps)
-  return x, kept if keep_cache else None
-
-
-def forward_behind(
-  params: Params,
-  cfg: Config,
-  shared_WP: jax.Array,
-  length_W: jax.Array,
-  tokens_BT: jax.Array,
-) -> jax.Array:
-  """Hidden states of rows that go on from texts which they share.
-
-  As `read` and then `forward` with its cache, but each layer reads both: keys
-  and values of one layer exist at a time, and of a matrix one gradient.
-
-  Args:
-    params: as `init` gives them.
-    cfg: the model.
-    shared_WP: right-padded texts, each of at least one token.
-    length_W: their lengths.
-    tokens_BT: right-padded rows, B / W behind each text.
-
-  Returns:
-    [B, T, D], after the final norm.
-  """
-  (W, P), (B, T) = shared_WP.shape, tokens_BT.shape
-  first_WP = jnp.broadcast_to(jnp.arange(P)[None, :], (W, P))
-  then_BT = jnp.repeat(length_W, B // W)[:, None] + jnp.arange(T)[None, :]
   block = qwen3_block.Block(cfg)
+  position = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
+  before = None
+  if shared is not None:
+    W, P = shared.ids.shape
+    first = jnp.broadcast_to(jnp.arange(P)[None, :], (W, P))
+    position = jnp.repeat(shared.length, B // W)[:, None] + position
+    before = _embed(params, cfg, shared.ids)
 
-  def run(both, layer):
-    shared, own = both
-    shared, kv = block.apply({"params": layer}, shared, first_WP)
-    past = qwen3_block.Past(((*kv, length_W),))
-    own, _ = block.apply({"params": layer}, own, then_BT, past)
-    return shared, own
+  def run(state, layer):
+    before, x = state
+    past = qwen3_block.Past()
+    if before is not None:
+      before, kv = block.apply({"params": layer}, before, first)
+      past = qwen3_block.Past(((*kv, shared.length),))
+    x, _ = block.apply({"params": layer}, x, position, past)
+    return (before, x), None
 
   if REMATS[cfg.remat]:
     run = REMATS[cfg.remat](run)
-  both = _embed(params, cfg, shared_WP), _embed(params, cfg, tokens_BT)
-  layers = unstacked(params, cfg)["layers"]
-  if cfg.scan_layers:
-    both, _ = jax.lax.scan(lambda x, layer: (run(x, layer), None), both, layers)
-  else:
-    for layer in layers:
-      both = run(both, layer)
-  return qwen3_block.rms_norm(both[1], params["final_norm"], cfg.norm_eps)
+  state = before, _embed(params, cfg, tokens_BT)
+  (_, x), _ = _through_layers(run, params, cfg, state)
+  return qwen3_block.rms_norm(x, params["final_norm"], cfg.norm_eps)
 
 
 def _start(prefixes: Sequence[Cache], batch: int) -> jax.Array:
@@ -308,16 +254,35 @@ def read(
     cfg: the model.
     tokens_BT: right-padded texts, each of at least one token.
     length_B: their lengths.
-    prefixes: what the texts go on from; not copied into the cache.
+    prefixes: what the texts go on from, B / W rows behind each of its W texts;
+      not copied into the cache.
 
   Returns:
     (hidden [B, D] of each last token, cache).
   """
-  hidden, kept = forward(params, cfg, tokens_BT, True, prefixes)
-  last = jnp.take_along_axis(hidden, (length_B - 1)[:, None, None], axis=1)
+  B, T = tokens_BT.shape
+  block = qwen3_block.Block(cfg)
+  position = _start(prefixes, B)[:, None] + jnp.arange(T)[None, :]
+
+  def run(x, layer, *before):
+    past = qwen3_block.Past(_with_lengths(before, prefixes))
+    x, kept = block.apply({"params": layer}, x, position, past)
+    return x, jax.tree.map(_row_major, kept)
+
+  x = _embed(params, cfg, tokens_BT)
+  x, kept = _through_layers(run, params, cfg, x, *(p.layers for p in prefixes))
+  last = jnp.take_along_axis(x, (length_B - 1)[:, None, None], axis=1)[:, 0]
+  last = qwen3_block.rms_norm(last, params["final_norm"], cfg.norm_eps)
   axes = (None, "batch", "kv_heads")[not cfg.scan_layers :]
   kept = jax.tree.map(lambda x: sharding.constrain(x, *axes), kept)
-  return last[:, 0], Cache(kept, length_B)
+  return last, Cache(kept, length_B)
+
+
+def _with_lengths(
+  layers: Sequence[Any], prefixes: Sequence[Cache]
+) -> tuple[attention_blocks.Prefix, ...]:
+  """One layer's keys and values of each prefix, with its lengths."""
+  return tuple((*kv, p.length) for kv, p in zip(layers, prefixes))
 
 
 def room(
@@ -362,11 +327,29 @@ def decode_step(
   Returns:
     (hidden [B, D], cache one longer).
   """
+  block = qwen3_block.Block(cfg)
   position = (_start(prefixes, len(token_B)) + cache.length)[:, None]
+
+  def run(state, layer, own, *before):
+    x, stacked = state
+    own = (*stacked, own) if cfg.scan_layers else (*own, None)
+    past = qwen3_block.Past(
+      _with_lengths(before, prefixes), qwen3_block.Cache(*own, cache.length)
+    )
+    x, kept = block.apply({"params": layer}, x, position, past)
+    kept = jax.tree.map(_row_major, kept)
+    return ((x, kept), None) if cfg.scan_layers else ((x, None), kept)
+
   x = _embed(params, cfg, token_B[:, None])
-  x, kept = _layers(params, cfg, x, position, prefixes, cache)
+  # A stacked cache is carried, or there would be two of it.
+  state, own = (x, None), cache.layers
+  if cfg.scan_layers:
+    state, own = (x, cache.layers), jnp.arange(cfg.num_layers)
+  (x, stacked), kept = _through_layers(
+    run, params, cfg, state, own, *(p.layers for p in prefixes)
+  )
   hidden = qwen3_block.rms_norm(x[:, 0], params["final_norm"], cfg.norm_eps)
-  return hidden, Cache(kept, cache.length + 1)
+  return hidden, Cache(stacked or kept, cache.length + 1)
 
 
 def unembed(params: Params, cfg: Config, hidden: jax.Array) -> jax.Array:
@@ -386,7 +369,7 @@ def logits(
   params: Params, cfg: Config, tokens_BT: jax.Array, length_B: jax.Array
 ) -> jax.Array:
   """float32 logits [B, T, V] of right-padded rows; zero on the padding."""
-  hidden, _ = forward(params, cfg, tokens_BT)
+  hidden = forward(params, cfg, tokens_BT)
   mask = jnp.arange(tokens_BT.shape[1])[None, :] < length_B[:, None]
   return jnp.where(mask[..., None], unembed(params, cfg, hidden), 0.0)
 

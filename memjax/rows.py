@@ -178,12 +178,7 @@ def logp_and_entropy(
   text = token_lib.concat([prompt, rows.response])
   if width is not None:
     text = token_lib.truncate(text, width)
-  if shared is None:
-    hidden, _ = qwen3.forward(params, cfg, text.ids)
-  else:
-    hidden = qwen3.forward_behind(
-      params, cfg, shared.ids, shared.length, text.ids
-    )
+  hidden = qwen3.forward(params, cfg, text.ids, shared)
   A = rows.response.capacity
   place = prompt.length[:, None] - 1 + jnp.arange(A)[None, :]
   place = jnp.clip(place, 0, text.capacity - 1)

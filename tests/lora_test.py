@@ -68,8 +68,8 @@ def test_adapters_are_of_the_named_matrices(params):
 def test_they_change_nothing_at_first(params, agent, tokens):
   first = lora.init(jax.random.key(1), params, _SHAPE)
   joined = lora.join(params, first, _SHAPE)
-  got, _ = qwen3.forward(joined, agent.model, tokens)
-  want, _ = qwen3.forward(params, agent.model, tokens)
+  got = qwen3.forward(joined, agent.model, tokens)
+  want = qwen3.forward(params, agent.model, tokens)
   np.testing.assert_array_equal(got, want)
 
 
@@ -77,7 +77,7 @@ def test_they_change_nothing_at_first(params, agent, tokens):
 def test_beside_is_in(params, agent, adapters, tokens, scan_layers):
   """(alpha / r) x A B, as one matrix product more or in W itself."""
   cfg = dataclasses.replace(agent.model, scan_layers=scan_layers)
-  hidden = lambda p: np.asarray(qwen3.forward(p, cfg, tokens)[0])
+  hidden = lambda p: np.asarray(qwen3.forward(p, cfg, tokens))
   beside = hidden(lora.join(params, adapters, _SHAPE))
   merged = lora.merge(params, adapters, _SHAPE)
   np.testing.assert_allclose(beside, hidden(merged), atol=2e-5)
@@ -191,9 +191,9 @@ def test_a_run_trains_resumes_and_exports(tuned, tmp_path):
   modes.export(run, tmp_path / "whole", "last", str(tmp_path / "out"))
   cfg, exported = hf.load(tmp_path / "out")
   rows = jnp.arange(12).reshape(2, 6)
-  got, _ = qwen3.forward(exported, run.model, rows)
-  want, _ = qwen3.forward(policies.policy, run.model, rows)
-  base, _ = qwen3.forward(run.load_params(), run.model, rows)
+  got = qwen3.forward(exported, run.model, rows)
+  want = qwen3.forward(policies.policy, run.model, rows)
+  base = qwen3.forward(run.load_params(), run.model, rows)
   np.testing.assert_allclose(got, want, atol=2e-5)
   assert np.abs(want - base).max() > 1e-4
 

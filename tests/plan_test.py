@@ -263,7 +263,7 @@ def test_operations_are_those_that_xla_counts():
   params = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
   ids = jax.ShapeDtypeStruct((1, 128), jnp.int32)
   run = lambda params, ids: qwen3.unembed(
-    params, cfg, qwen3.forward(params, cfg, ids)[0]
+    params, cfg, qwen3.forward(params, cfg, ids)
   )
   cost = jax.jit(run).lower(params, ids).compile().cost_analysis()
   found = plan_analytic.forward_flops(cfg, 128)

@@ -10,6 +10,7 @@ import pytest
 
 from memjax import qwen3
 from memjax import qwen3_block
+from memjax import tokens as token_lib
 
 _CFG = qwen3.Config(
   vocab_size=31,
@@ -43,13 +44,13 @@ _decode_step = jax.jit(qwen3.decode_step, static_argnums=1)
 
 @jax.jit(static_argnums=1)
 def _hidden(params, cfg, tokens):
-  return qwen3.forward(params, cfg, tokens)[0]
+  return qwen3.forward(params, cfg, tokens)
 
 
 @jax.jit(static_argnums=1)
 def _loss_and_grad(params, cfg, tokens):
   def loss(params):
-    hidden, _ = qwen3.forward(params, cfg, tokens)
+    hidden = qwen3.forward(params, cfg, tokens)
     return jnp.sum(jnp.sin(qwen3.unembed(params, cfg, hidden)))
 
   return jax.value_and_grad(loss)(params)
@@ -70,7 +71,7 @@ def test_causality(weights, tokens):
   def grad_at(embedded, t):
     params = weights | {"embed": embedded}
     rows = jnp.arange(12)[None, :]
-    hidden, _ = qwen3.forward(params, _CFG, rows)
+    hidden = qwen3.forward(params, _CFG, rows)
     # The plain sum of a normalised vector could hide a gradient.
     return jnp.sum(jnp.sin(hidden[0, t]))
 
@@ -124,6 +125,40 @@ def test_scan_and_remat_change_no_number(
   _assert_close(_loss_and_grad(weights, cfg, tokens), plain_loss_and_grad)
 
 
+@jax.jit(static_argnums=1)
+def _grad_of_rows(params, cfg, rows, place, shared):
+  """Loss of the hidden states at each row's places, and its gradient."""
+
+  def loss(params):
+    hidden = qwen3.forward(params, cfg, rows, shared)
+    hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
+    return jnp.sum(jnp.sin(qwen3.unembed(params, cfg, hidden)))
+
+  return jax.value_and_grad(loss)(params)
+
+
+@pytest.mark.parametrize(
+  "scan_layers, remat", [(True, "full"), (True, "none"), (False, "none")]
+)
+def test_shared_text_is_as_if_each_row_had_it(
+  weights, tokens, scan_layers, remat
+):
+  """Two texts of 3 and 5 tokens, three rows of 4 behind each."""
+  cfg = dataclasses.replace(_CFG, scan_layers=scan_layers, remat=remat)
+  length = np.array([3, 5])
+  shared = token_lib.Tokens(tokens[:, :5], jnp.asarray(length))
+  rows = jnp.tile(tokens, (3, 1))[:, 6:10].at[:, 0].set(jnp.arange(6))
+  whole = [
+    [*tokens[i // 3, : length[i // 3]], *rows[i], *[0] * (2 - i // 3 * 2)]
+    for i in range(6)
+  ]
+  own = np.tile(np.arange(4), (6, 1))
+  got = _grad_of_rows(weights, cfg, rows, own, shared)
+  behind = own + np.repeat(length, 3)[:, None]
+  want = _grad_of_rows(weights, _CFG, jnp.array(whole), behind, None)
+  _assert_close(got, want)
+
+
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_remat_stores_less(scan_layers):
   """Counts what the backward pass is handed; nothing is computed."""
@@ -132,7 +167,7 @@ def test_remat_stores_less(scan_layers):
     cfg = dataclasses.replace(_CFG, scan_layers=scan_layers, remat=remat)
     params = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
     rows = jax.ShapeDtypeStruct((4, 64), jnp.int32)
-    backward = lambda p, t: jax.vjp(lambda p: qwen3.forward(p, cfg, t)[0], p)[1]
+    backward = lambda p, t: jax.vjp(lambda p: qwen3.forward(p, cfg, t), p)[1]
     residuals = jax.tree.leaves(jax.eval_shape(backward, params, rows))
     return sum(x.size for x in residuals)
 

@@ -290,7 +290,7 @@ def _embed(params, rows):
 
 @jax.jit
 def _forward(params, ids):
-  return qwen3.forward(params, _MODEL, ids)[0]
+  return qwen3.forward(params, _MODEL, ids)
 
 
 @pytest.mark.parametrize("pad_id", [0, 7])

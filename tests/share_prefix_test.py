@@ -215,12 +215,9 @@ def test_groups_are_put_where_they_belong(episodes):
   np.testing.assert_array_equal(got.old_logp[8:12], rows.old_logp[4:8])
 
 
-@pytest.mark.parametrize("style", ["words_chunk_first", "words"])
-def test_experience_shares_by_the_config(config, style):
-  config.rollout.share_prefix = True
-  config.agent.style = style
-  run = build.make(config)
-  gather = lambda cfg: collect.collect(
+def _collected(run, cfg):
+  """An iteration's experience of a model with random weights."""
+  return collect.collect(
     agents.Policies(run.load_params()),
     run.agent,
     run.env,
@@ -231,8 +228,15 @@ def test_experience_shares_by_the_config(config, style):
     cursor=0,
     record=1,
   )
-  shared = gather(run.collect)
-  plain = gather(dataclasses.replace(run.collect, share_prefix=False))
+
+
+@pytest.mark.parametrize("style", ["words_chunk_first", "words"])
+def test_experience_shares_by_the_config(config, style):
+  config.rollout.share_prefix = True
+  config.agent.style = style
+  run = build.make(config)
+  shared = _collected(run, run.collect)
+  plain = _collected(run, dataclasses.replace(run.collect, share_prefix=False))
   first = shared.rows["update" + rows_lib.FIRST * (style == "words")]
   assert first.group == config.rollout.group_size
   assert plain.rows["update"].group == 1
@@ -251,14 +255,5 @@ def test_one_turn_is_the_first(config):
   """Texts of one chunk: there are no rows of later turns."""
   config.rollout.share_prefix, config.agent.max_chunks = True, 1
   run = build.make(config)
-  found = collect.collect(
-    agents.Policies(run.load_params()),
-    run.agent,
-    run.env,
-    run.tokenizer,
-    run.collect,
-    key=jax.random.key(1),
-    seed=(1, 2),
-    cursor=0,
-  )
+  found = _collected(run, run.collect)
   assert set(found.rows) == {"update" + rows_lib.FIRST, "answer"}

@@ -116,10 +116,8 @@ def embed(
   rows = token_lib.concat(
     [text, token_lib.constant([end_id], text.length.shape[0])]
   )
-  hidden, _ = qwen3.forward(params, cfg, rows.ids)
-  last = jnp.take_along_axis(hidden, (rows.length - 1)[:, None, None], axis=1)[
-    :, 0
-  ].astype(jnp.float32)
+  last, _ = qwen3.read(params, cfg, rows.ids, rows.length)
+  last = last.astype(jnp.float32)
   unit = last / jnp.maximum(jnp.linalg.norm(last, axis=-1, keepdims=True), 1e-9)
   return jnp.where(text.length[:, None] > 0, unit, 0.0)
 
