@@ -4,8 +4,20 @@ import dataclasses
 import os
 import pathlib
 
+# Of this process and of those that tests start, before jax is imported.
 # A model library must not look for a hub, and a test never needs one.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Compiled programs are kept between runs of the suite.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+  pathlib.Path(__file__).resolve().parent.parent / ".jax_cache"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Most of the time is XLA's; without LLVM's optimisations it takes two thirds.
+os.environ["XLA_FLAGS"] = " ".join(
+  [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+)
 
 import jax
 import pytest
@@ -18,14 +30,6 @@ from memjax import qwen3
 from memjax import tokenizer as tokenizer_lib
 from memjax.envs import facts
 from memjax.memory import recurrent
-
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiled programs are kept between runs of the suite.
-jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,6 @@
 """Two processes over loopback: the run of one, and what a lost one does."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -41,10 +40,6 @@ def start(model_dir, tmp_path):
           subprocess.Popen(
             command,
             cwd=_ROOT,
-            env={
-              **os.environ,
-              "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
-            },
             stdout=subprocess.DEVNULL,
             stderr=log.open("w"),
           ),

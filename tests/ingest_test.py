@@ -196,11 +196,7 @@ def test_killed_in_the_middle(run, policies, model, tmp_path):
   whole = tmp_path / "whole.db"
   ingest.ingest(run, policies, whole, file)
   bank = tmp_path / "bank.db"
-  env = {
-    **os.environ,
-    "PYTHONUNBUFFERED": "1",
-    "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
-  }
+  env = {**os.environ, "PYTHONUNBUFFERED": "1"}
   process = subprocess.Popen(
     _command(model, bank, file),
     cwd=_ROOT,

@@ -1,7 +1,6 @@
 """Memory-R1 on real conversations, the real vocabulary, the real program."""
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -80,7 +79,6 @@ def test_two_iterations_on_locomo(data_dir, tmp_path):
       f"--workdir={tmp_path}/run",
     ],
     cwd=_ROOT,
-    env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache")},
     capture_output=True,
     text=True,
     timeout=900,

@@ -1,7 +1,6 @@
 """The command line: what a user types, and what a user mistypes."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -27,7 +26,6 @@ def _main(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "memjax.main", *map(str, arguments)],
     cwd=_ROOT,
-    env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache")},
     capture_output=True,
     text=True,
     timeout=300,

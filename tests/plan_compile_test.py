@@ -33,6 +33,12 @@ def _figures():
   return module
 
 
+@pytest.fixture(autouse=True)
+def _optimised(monkeypatch):
+  """Compiles as users do."""
+  monkeypatch.delenv("XLA_FLAGS")
+
+
 @pytest.fixture
 def tiny(tmp_path):
   """A config of a model that compiles in seconds."""

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -47,7 +46,6 @@ def _main(*arguments):
   done = subprocess.run(
     [sys.executable, "-m", "memjax.main", *map(str, arguments)],
     cwd=_ROOT,
-    env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache")},
     capture_output=True,
     text=True,
     timeout=900,

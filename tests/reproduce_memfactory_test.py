@@ -1,7 +1,6 @@
 """The config that states MemFactory's protocol, and its path from data on."""
 
 import json
-import os
 import pathlib
 import re
 import runpy
@@ -118,7 +117,6 @@ def _train(tmp_path, *more):
       *more,
     ],
     cwd=_ROOT,
-    env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache")},
     capture_output=True,
     text=True,
     timeout=600,

@@ -19,6 +19,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def _computed(folder, style, *meshes):
+  flags = os.environ["XLA_FLAGS"]
   subprocess.run(
     [
       sys.executable,
@@ -31,9 +32,7 @@ def _computed(folder, style, *meshes):
     env={
       **os.environ,
       "PYTHONPATH": str(_ROOT),
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-      "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
-      "JAX_NUMPY_RANK_PROMOTION": "raise",
+      "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
     },
     check=True,
   )

@@ -1,7 +1,8 @@
 """Rows 3 and 4 of the benchmark: memjax, by the functions that training calls.
 
-Row 3, `papers`, has MemAgent's order of prompts (memory before chunk), row 4,
-`shared`, the chunk first, so that a group reads question and chunk once.
+Row 3, `papers`, has MemAgent's order of prompts (memory before chunk), so that
+of a group only the first turn is read once; row 4, `shared`, has the chunk
+first, and question and chunk are read once in every turn.
 """
 
 import dataclasses
@@ -60,7 +61,7 @@ def _config(name, folder):
     questions=1,
     wave_questions=1,
     group_size=work.GROUP,
-    share_prefix=name == "shared",
+    share_prefix=True,
   )
   config.objective.update(
     name="grpo",
