@@ -143,14 +143,12 @@ def _reply_logp(
   max_reply: int,
 ) -> jax.Array:
   """Sum of the log-probabilities of each row's tokens from start on; [B]."""
-  hidden_BTD = qwen3.forward(params, cfg, rows.ids)
   place_BR = start_B[:, None] + jnp.arange(max_reply)[None, :]
   is_reply_BR = place_BR < rows.length[:, None]
   place_BR = jnp.minimum(place_BR, rows.capacity - 1)
   target_BR = jnp.take_along_axis(rows.ids, place_BR, axis=1)
   # The token before a place says what stands in it.
-  hidden_BRD = jnp.take_along_axis(
-    hidden_BTD, (place_BR - 1)[:, :, None], axis=1
-  )
+  wanted = start_B - 1, max_reply
+  hidden_BRD = qwen3.forward(params, cfg, rows.ids, wanted=wanted)
   logp_BR, _ = qwen3.token_logp(params, cfg, hidden_BRD, target_BR)
   return jnp.where(is_reply_BR, logp_BR, 0.0).sum(1)

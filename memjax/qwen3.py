@@ -29,6 +29,8 @@ from memjax import sharding
 from memjax import tokens as token_lib
 
 Params = dict[str, Any]
+# Of rows [B, T] the tokens start [B] .. start + n - 1.
+Wanted = tuple[jax.Array, int]
 Config = qwen3_block.Config
 
 _checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
@@ -163,6 +165,7 @@ def _through_layers(
   cfg: Config,
   x: Any,
   *of_layers: Any,
+  last: Callable[..., tuple[Any, Any]] | None = None,
 ) -> tuple[Any, Any]:
   """`x, y = run(x, layer, *own)` of one layer after the other.
 
@@ -172,6 +175,7 @@ def _through_layers(
     cfg: the model.
     x: what goes into the first layer.
     *of_layers: own of each layer, as `Cache.layers` has it.
+    last: in place of run in the last layer, where layers are unrolled.
 
   Returns:
     (x, each layer's y): stacked where layers are scanned, else a tuple.
@@ -179,11 +183,41 @@ def _through_layers(
   of_layers = unstacked(params, cfg)["layers"], *of_layers
   if cfg.scan_layers:
     return jax.lax.scan(lambda x, own: run(x, *own), x, of_layers)
-  found = []
-  for own in zip(*of_layers):
+  found, runs = [], [run] * (cfg.num_layers - 1) + [last or run]
+  for run, *own in zip(runs, *of_layers):
     x, y = run(x, *own)
     found.append(y)
   return x, tuple(found)
+
+
+def _at(x: jax.Array, wanted: Wanted | None) -> jax.Array:
+  """[B, T, ...] -> [B, n, ...]: the wanted tokens of each row, or all."""
+  if wanted is None:
+    return x
+  start_B, count = wanted
+  place = start_B[:, None] + jnp.arange(count)[None, :]
+  place = jnp.minimum(place, x.shape[1] - 1)
+  place = place.reshape(*place.shape, *[1] * (x.ndim - 2))
+  return jnp.take_along_axis(x, place, axis=1)
+
+
+def _layer(
+  cfg: Config,
+  layer: Params,
+  x: jax.Array,
+  position: jax.Array,
+  prefixes: tuple[attention_blocks.Prefix, ...],
+  wanted: Wanted | None = None,
+) -> tuple[jax.Array, Any]:
+  """One layer: (x of the wanted tokens, keys and values of all)."""
+  run = functools.partial(qwen3_block.Block(cfg).apply, {"params": layer})
+  out, kept = run(x, position, qwen3_block.Past(prefixes))
+  if wanted is None:
+    return out, kept
+  # Of what was just written XLA computes keys and values alone: nothing else
+  # of it is read. They stand before the wanted tokens as any prefix does.
+  past = qwen3_block.Past((*prefixes, (*kept, wanted[0])))
+  return run(_at(x, wanted), _at(position, wanted), past)[0], kept
 
 
 def forward(
@@ -191,11 +225,14 @@ def forward(
   cfg: Config,
   tokens_BT: jax.Array,
   shared: token_lib.Tokens | None = None,
+  wanted: Wanted | None = None,
 ) -> jax.Array:
   """Hidden states after the final norm; what is trained runs through here.
 
   Each layer reads the shared texts and then the rows: keys and values of one
-  layer exist at a time, and of each matrix one gradient.
+  layer exist at a time, and of each matrix one gradient. Where layers are
+  unrolled, the last one computes no more than keys and values of the tokens
+  that are not wanted.
 
   Args:
     params: as `init` gives them.
@@ -203,12 +240,13 @@ def forward(
     tokens_BT: right-padded rows.
     shared: W texts of at least one token that the rows go on from, B / W rows
       each, one behind the other.
+    wanted: tokens of the rows; None: all. What stands behind a row's end is of
+      no meaning.
 
   Returns:
-    [B, T, D], of the rows alone.
+    [B, T, D], or [B, n, D] of what is wanted.
   """
   B, T = tokens_BT.shape
-  block = qwen3_block.Block(cfg)
   position = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
   before = None
   if shared is not None:
@@ -217,19 +255,21 @@ def forward(
     position = jnp.repeat(shared.length, B // W)[:, None] + position
     before = _embed(params, cfg, shared.ids)
 
-  def run(state, layer):
-    before, x = state
-    past = qwen3_block.Past()
+  def run(state, layer, wanted=None):
+    (before, x), prefixes = state, ()
     if before is not None:
-      before, kv = block.apply({"params": layer}, before, first)
-      past = qwen3_block.Past(((*kv, shared.length),))
-    x, _ = block.apply({"params": layer}, x, position, past)
+      before, kv = _layer(cfg, layer, before, first, ())
+      prefixes = ((*kv, shared.length),)
+    x, _ = _layer(cfg, layer, x, position, prefixes, wanted)
     return (before, x), None
 
+  last = functools.partial(run, wanted=wanted)
   if REMATS[cfg.remat]:
-    run = REMATS[cfg.remat](run)
+    run, last = map(REMATS[cfg.remat], (run, last))
   state = before, _embed(params, cfg, tokens_BT)
-  (_, x), _ = _through_layers(run, params, cfg, state)
+  (_, x), _ = _through_layers(run, params, cfg, state, last=last)
+  if cfg.scan_layers:
+    x = _at(x, wanted)
   return qwen3_block.rms_norm(x, params["final_norm"], cfg.norm_eps)
 
 
@@ -261,21 +301,28 @@ def read(
     (hidden [B, D] of each last token, cache).
   """
   B, T = tokens_BT.shape
-  block = qwen3_block.Block(cfg)
   position = _start(prefixes, B)[:, None] + jnp.arange(T)[None, :]
+  wanted = length_B - 1, 1
 
-  def run(x, layer, *before):
-    past = qwen3_block.Past(_with_lengths(before, prefixes))
-    x, kept = block.apply({"params": layer}, x, position, past)
+  def run(x, layer, *before, wanted=None):
+    before = _with_lengths(before, prefixes)
+    x, kept = _layer(cfg, layer, x, position, before, wanted)
     return x, jax.tree.map(_row_major, kept)
 
-  x = _embed(params, cfg, tokens_BT)
-  x, kept = _through_layers(run, params, cfg, x, *(p.layers for p in prefixes))
-  last = jnp.take_along_axis(x, (length_B - 1)[:, None, None], axis=1)[:, 0]
-  last = qwen3_block.rms_norm(last, params["final_norm"], cfg.norm_eps)
+  x, kept = _through_layers(
+    run,
+    params,
+    cfg,
+    _embed(params, cfg, tokens_BT),
+    *(p.layers for p in prefixes),
+    last=functools.partial(run, wanted=wanted),
+  )
+  if cfg.scan_layers:
+    x = _at(x, wanted)
+  hidden = qwen3_block.rms_norm(x[:, 0], params["final_norm"], cfg.norm_eps)
   axes = (None, "batch", "kv_heads")[not cfg.scan_layers :]
   kept = jax.tree.map(lambda x: sharding.constrain(x, *axes), kept)
-  return last, Cache(kept, length_B)
+  return hidden, Cache(kept, length_B)
 
 
 def _with_lengths(

@@ -178,11 +178,9 @@ def logp_and_entropy(
   text = token_lib.concat([prompt, rows.response])
   if width is not None:
     text = token_lib.truncate(text, width)
-  hidden = qwen3.forward(params, cfg, text.ids, shared)
-  A = rows.response.capacity
-  place = prompt.length[:, None] - 1 + jnp.arange(A)[None, :]
-  place = jnp.clip(place, 0, text.capacity - 1)
-  hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
+  # The token before a place says what stands in it.
+  wanted = jnp.maximum(prompt.length - 1, 0), rows.response.capacity
+  hidden = qwen3.forward(params, cfg, text.ids, shared, wanted)
   return qwen3.token_logp(params, cfg, hidden, rows.response.ids, temperature)
 
 

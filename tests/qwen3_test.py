@@ -159,6 +159,50 @@ def test_shared_text_is_as_if_each_row_had_it(
   _assert_close(got, want)
 
 
+@jax.jit(static_argnums=(1, 4))
+def _grad_of_wanted(params, cfg, rows, start, asks):
+  """The same loss of two tokens from start on, asked for or taken."""
+  shared = token_lib.Tokens(rows[::2, :3], jnp.array([3]))
+
+  def loss(params):
+    wanted = (start, 2) if asks else None
+    hidden = qwen3.forward(params, cfg, rows, shared, wanted)
+    if not asks:
+      place = start[:, None] + jnp.arange(2)[None, :]
+      hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
+    return jnp.sum(jnp.sin(qwen3.unembed(params, cfg, hidden)))
+
+  return jax.value_and_grad(loss)(params)
+
+
+@pytest.mark.parametrize(
+  "scan_layers, remat", [(True, "none"), (False, "none"), (False, "full")]
+)
+def test_wanted_tokens_are_those_of_all(weights, tokens, scan_layers, remat):
+  cfg = dataclasses.replace(_CFG, scan_layers=scan_layers, remat=remat)
+  start = jnp.array([0, 10])
+  got, want = (
+    _grad_of_wanted(weights, cfg, tokens, start, asks) for asks in (True, False)
+  )
+  _assert_close(got, want)
+
+
+def test_the_last_layer_computes_what_is_wanted(tokens):
+  """One layer: keys and values of all tokens, the rest of two of 12."""
+  cfg = dataclasses.replace(_CFG, num_layers=1, scan_layers=False)
+  params = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
+
+  def flops(count):
+    run = lambda params, start: qwen3.forward(
+      params, cfg, tokens, wanted=count and (start, count)
+    )
+    start = jax.ShapeDtypeStruct((2,), jnp.int32)
+    return jax.jit(run).lower(params, start).compile().cost_analysis()["flops"]
+
+  # Of the products' 2,304 weights 384 are those of keys and values.
+  assert flops(2) < flops(None) / 2
+
+
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_remat_stores_less(scan_layers):
   """Counts what the backward pass is handed; nothing is computed."""
