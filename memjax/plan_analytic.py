@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from memjax import plan_devices
 from memjax import qwen3
 
-# Tokens whose logits exist at once in the loss (`qwen3.token_logp`).
+# Tokens whose logits exist at once in the loss (`qwen3_head.token_logp`).
 _LOSS_TOKENS = 1024
 # float32 scores that attention in blocks holds at once, in bytes.
 _BLOCK_SCORES = 2**28

@@ -1,4 +1,4 @@
-"""Qwen3: parameters, forward pass, reading and decoding, log-probabilities.
+"""Qwen3: parameters, forward pass, reading and decoding.
 
 The layers (`qwen3_block`) share one stacked parameter tree that is either
 scanned (short compiles) or unrolled (faster on CPU): the same numbers from the
@@ -25,10 +25,11 @@ from jax.experimental import layout
 
 from memjax import attention_blocks
 from memjax import qwen3_block
+from memjax import qwen3_head
 from memjax import sharding
 from memjax import tokens as token_lib
 
-Params = dict[str, Any]
+Params = qwen3_block.Params
 # Of rows [B, T] the tokens start [B] .. start + n - 1.
 Wanted = tuple[jax.Array, int]
 Config = qwen3_block.Config
@@ -399,66 +400,12 @@ def decode_step(
   return hidden, Cache(stacked or kept, cache.length + 1)
 
 
-def unembed(params: Params, cfg: Config, hidden: jax.Array) -> jax.Array:
-  """[..., D] -> float32 logits [..., V]; the product itself is in cfg.dtype."""
-  if cfg.tied_embeddings:
-    head = params["embed"].astype(cfg.dtype).T
-  else:
-    head = params["head"].astype(cfg.dtype)
-  found = jnp.matmul(
-    hidden.astype(cfg.dtype), head, preferred_element_type=jnp.float32
-  )
-  between = (None,) * (found.ndim - 2)
-  return sharding.constrain(found, "batch", *between, "vocab")
-
-
 def logits(
   params: Params, cfg: Config, tokens_BT: jax.Array, length_B: jax.Array
 ) -> jax.Array:
   """float32 logits [B, T, V] of right-padded rows; zero on the padding."""
   hidden = forward(params, cfg, tokens_BT)
   mask = jnp.arange(tokens_BT.shape[1])[None, :] < length_B[:, None]
-  return jnp.where(mask[..., None], unembed(params, cfg, hidden), 0.0)
-
-
-def token_logp(
-  params: Params,
-  cfg: Config,
-  hidden_RTD: jax.Array,
-  target_RT: jax.Array,
-  temperature: float = 1.0,
-  chunk: int = 1024,
-) -> tuple[jax.Array, jax.Array]:
-  """Log-probability of each target token, and the entropy at its place.
-
-  Logits of `chunk` tokens at a time exist, in the forward and the backward
-  pass: [R, T, V] is never there.
-
-  Returns:
-    (logp [R, T], entropy [R, T]) in float32 and nats.
-  """
-  R, T, D = hidden_RTD.shape
-  chunk = min(chunk, R * T)
-  pad = -(R * T) % chunk
-  hidden = jnp.pad(hidden_RTD.reshape(R * T, D), ((0, pad), (0, 0)))
-  target = jnp.pad(target_RT.reshape(R * T), (0, pad))
-
-  @jax.checkpoint
-  def piece(hidden, target):
-    scaled = unembed(params, cfg, hidden) / temperature
-    normalizer = jax.nn.logsumexp(scaled, axis=-1)
-    chosen = jnp.take_along_axis(scaled, target[:, None], axis=-1)[:, 0]
-    # H = logsumexp - E[logit]
-    probability = jnp.exp(scaled - normalizer[:, None])
-    entropy = normalizer - jnp.sum(probability * scaled, axis=-1)
-    return chosen - normalizer, entropy
-
-  if hidden.shape[0] == chunk:
-    logp, entropy = piece(hidden, target)
-  else:
-    logp, entropy = jax.lax.map(
-      lambda x: piece(*x),
-      (hidden.reshape(-1, chunk, D), target.reshape(-1, chunk)),
-    )
-  flat = lambda x: x.reshape(-1)[: R * T].reshape(R, T)
-  return flat(logp), flat(entropy)
+  return jnp.where(
+    mask[..., None], qwen3_head.unembed(params, cfg, hidden), 0.0
+  )

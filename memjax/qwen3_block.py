@@ -7,6 +7,7 @@ K kv heads, G = N / K, H head width, L layers.
 """
 
 import dataclasses
+from typing import Any
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 
 from memjax import attention
 from memjax import attention_blocks
+
+Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from memjax import agents
 from memjax import qwen3
+from memjax import qwen3_head
 from memjax import sharding
 from memjax import tokens as token_lib
 
@@ -181,7 +182,9 @@ def logp_and_entropy(
   # The token before a place says what stands in it.
   wanted = jnp.maximum(prompt.length - 1, 0), rows.response.capacity
   hidden = qwen3.forward(params, cfg, text.ids, shared, wanted)
-  return qwen3.token_logp(params, cfg, hidden, rows.response.ids, temperature)
+  return qwen3_head.token_logp(
+    params, cfg, hidden, rows.response.ids, temperature
+  )
 
 
 def empty_like(rows: Rows, count: int) -> Rows:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax import qwen3
+from memjax import qwen3_head
 from memjax import tokens as token_lib
 
 
@@ -114,7 +115,7 @@ def decode(
   def write(state: _State, hidden_BD: jax.Array, cache: qwen3.Cache) -> _State:
     """Samples token `step` from the hidden state of the one before it."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(key_B)
-    logits_BV = qwen3.unembed(params, cfg, hidden_BD)
+    logits_BV = qwen3_head.unembed(params, cfg, hidden_BD)
     token_B, logp_B = draw(logits_BV, keys, temperature)
     put = lambda buffer, x: buffer.at[:, state.step].set(
       jnp.where(state.done_B, 0, x)

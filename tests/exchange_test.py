@@ -56,7 +56,10 @@ def _long_texts(path):
   return config
 
 
-@pytest.mark.parametrize("make", [tiny_runs.dialogues, _long_texts])
+@pytest.mark.parametrize(
+  "make",
+  [tiny_runs.dialogues, pytest.param(_long_texts, marks=pytest.mark.slow)],
+)
 def test_the_agent_is_one_key(make, tmp_path):
   config = make(tmp_path)
   config.eval.update(samples=0, traces=1, batch_size=4)
@@ -138,7 +141,9 @@ _HELD = ["s1 ada=bern", "s1 bob=rome", "s2 cat=oslo", "s2 ada!"]
 _RETRIEVERS = ("bm25", "embedding", "recency", "rerank", "select")
 
 
-@pytest.mark.parametrize("name", ["memory_r1", "memory_rmm"])
+@pytest.mark.parametrize(
+  "name", ["memory_r1", pytest.param("memory_rmm", marks=pytest.mark.slow)]
+)
 def test_the_retriever_is_one_key(name, tmp_path):
   config = tiny_runs.dialogues(tmp_path)
   tiny_runs.raw_lines(config)

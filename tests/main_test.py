@@ -9,6 +9,8 @@ import sys
 import fake_results
 import numpy as np
 import pytest
+from absl import app
+from absl.testing import flagsaver
 
 from memjax import build
 from memjax import checkpoint
@@ -57,8 +59,9 @@ def test_a_user_may_stop_it(monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(versus, "run", stop)
-  command_line.parse(["memjax", "--mode=compare", "--runs=a", "--runs=b"])
-  with pytest.raises(SystemExit, match="stopped; the same command goes on"):
+  stopped = pytest.raises(SystemExit, match="stopped; the same command goes on")
+  with flagsaver.flagsaver(), stopped:
+    command_line.parse(["memjax", "--mode=compare", "--runs=a", "--runs=b"])
     main.main(["memjax"])
 
 
@@ -97,14 +100,21 @@ def test_a_user_may_stop_it(monkeypatch):
     (["--mode=sft"], "config.sft.path"),
   ],
 )
-def test_mistakes_end_in_one_clear_line(tmp_path, arguments, message):
-  done = _main(
-    "--config=configs/quickstart.py", f"--workdir={tmp_path}/w", *arguments
-  )
-  assert done.returncode != 0
-  text = " ".join(done.stderr.split())
-  assert re.search(message, text), text
-  assert "Traceback" not in done.stderr
+def test_mistakes_end_in_one_clear_line(
+  monkeypatch, capsys, tmp_path, arguments, message
+):
+  monkeypatch.chdir(_ROOT)
+  command = ["memjax", "--config=configs/quickstart.py"]
+  command += [f"--workdir={tmp_path}/w", *arguments]
+  # As the process would, which takes ten seconds to start. What a config may
+  # be asked for is read from sys.argv.
+  monkeypatch.setattr(sys, "argv", command)
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
+    app.run(main.main, command, command_line.parse)
+  assert stopped.value.code
+  text = " ".join([capsys.readouterr().err, str(stopped.value.code)])
+  assert re.search(message, " ".join(text.split())), text
+  assert "Traceback" not in text
   assert not (tmp_path / "w" / "metrics.jsonl").exists()
 
 

@@ -20,6 +20,7 @@ from memjax import plan_devices
 from memjax import plan_shapes
 from memjax import prompts
 from memjax import qwen3
+from memjax import qwen3_head
 from memjax import tokenizer as tokenizer_lib
 
 _FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments/08_plan"
@@ -262,7 +263,7 @@ def test_operations_are_those_that_xla_counts():
   cfg = qwen3.Config(512, 64, 1, 4, 2, 16, 192, scan_layers=False)
   params = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
   ids = jax.ShapeDtypeStruct((1, 128), jnp.int32)
-  run = lambda params, ids: qwen3.unembed(
+  run = lambda params, ids: qwen3_head.unembed(
     params, cfg, qwen3.forward(params, cfg, ids)
   )
   cost = jax.jit(run).lower(params, ids).compile().cost_analysis()

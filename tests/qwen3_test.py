@@ -10,6 +10,7 @@ import pytest
 
 from memjax import qwen3
 from memjax import qwen3_block
+from memjax import qwen3_head
 from memjax import tokens as token_lib
 
 _CFG = qwen3.Config(
@@ -51,7 +52,7 @@ def _hidden(params, cfg, tokens):
 def _loss_and_grad(params, cfg, tokens):
   def loss(params):
     hidden = qwen3.forward(params, cfg, tokens)
-    return jnp.sum(jnp.sin(qwen3.unembed(params, cfg, hidden)))
+    return jnp.sum(jnp.sin(qwen3_head.unembed(params, cfg, hidden)))
 
   return jax.value_and_grad(loss)(params)
 
@@ -99,7 +100,7 @@ def test_cached_decoding_is_the_full_forward(weights, tokens):
   full = _logits(weights, _CFG, tokens, jnp.array([12, 12]))
   full = np.asarray(jax.nn.log_softmax(full))
   for i in range(5):
-    logp = jax.nn.log_softmax(qwen3.unembed(weights, _CFG, hidden))
+    logp = jax.nn.log_softmax(qwen3_head.unembed(weights, _CFG, hidden))
     want = full[np.arange(2), length + i - 1]
     np.testing.assert_allclose(logp, want, atol=1e-5)
     np.testing.assert_array_equal(logp.argmax(-1), want.argmax(-1))
@@ -132,7 +133,7 @@ def _grad_of_rows(params, cfg, rows, place, shared):
   def loss(params):
     hidden = qwen3.forward(params, cfg, rows, shared)
     hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
-    return jnp.sum(jnp.sin(qwen3.unembed(params, cfg, hidden)))
+    return jnp.sum(jnp.sin(qwen3_head.unembed(params, cfg, hidden)))
 
   return jax.value_and_grad(loss)(params)
 
@@ -170,7 +171,7 @@ def _grad_of_wanted(params, cfg, rows, start, asks):
     if not asks:
       place = start[:, None] + jnp.arange(2)[None, :]
       hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
-    return jnp.sum(jnp.sin(qwen3.unembed(params, cfg, hidden)))
+    return jnp.sum(jnp.sin(qwen3_head.unembed(params, cfg, hidden)))
 
   return jax.value_and_grad(loss)(params)
 
@@ -244,7 +245,7 @@ def test_unrolled_decoding_is_scanned_decoding(weights, tokens):
 
 
 def _plain_logp(params, cfg, hidden, target, temperature):
-  logits = qwen3.unembed(params, cfg, hidden) / temperature
+  logits = qwen3_head.unembed(params, cfg, hidden) / temperature
   logp = jax.nn.log_softmax(logits)
   chosen = jnp.take_along_axis(logp, target[..., None], -1)[..., 0]
   return chosen, -jnp.sum(jnp.exp(logp) * logp, -1)
@@ -268,7 +269,9 @@ def hidden(weights, tokens):
 @pytest.mark.parametrize("chunk", [1, 5, 8, 24, 1000])
 def test_chunked_logp_is_log_softmax(weights, tokens, hidden, chunk):
   target = jnp.roll(tokens, -1, 1)
-  chunked = functools.partial(qwen3.token_logp, target_RT=target, chunk=chunk)
+  chunked = functools.partial(
+    qwen3_head.token_logp, target_RT=target, chunk=chunk
+  )
   plain = functools.partial(_plain_logp, target=target)
   for temperature in (1.0, 0.5):
     got = _logp_and_grad(chunked, weights, hidden, temperature)
@@ -281,7 +284,7 @@ def test_entropy_by_hand():
   cfg = dataclasses.replace(_CFG, vocab_size=2, width=2, tied_embeddings=True)
   # Probabilities 1/2, 1/2; then 3/4, 1/4: 0.75 ln(4/3) + 0.25 ln 4.
   logits = jnp.array([[[5.0, 5.0], [np.log(3.0), 0.0]]])
-  logp, entropy = qwen3.token_logp(
+  logp, entropy = qwen3_head.token_logp(
     {"embed": jnp.eye(2)}, cfg, logits, jnp.array([[1, 0]])
   )
   np.testing.assert_allclose(logp, [np.log([0.5, 0.75])], atol=1e-6)
@@ -294,7 +297,9 @@ def test_logp_never_holds_all_logits(weights):
   params = jax.eval_shape(lambda: qwen3.init(jax.random.key(0), cfg))
   hidden = jnp.ones((4, 32, cfg.width))
   target = jnp.zeros((4, 32), jnp.int32)
-  loss = lambda p: qwen3.token_logp(p, cfg, hidden, target, chunk=16)[0].sum()
+  loss = lambda p: qwen3_head.token_logp(p, cfg, hidden, target, chunk=16)[
+    0
+  ].sum()
   text = jax.jit(jax.grad(loss)).lower(params).as_text()
   assert "16x997" in text
   assert "128x997" not in text and "4x32x997" not in text
@@ -304,7 +309,7 @@ def test_bfloat16_keeps_log_probabilities_in_float32(weights, tokens, hidden):
   cfg = dataclasses.replace(_CFG, dtype="bfloat16")
   rough = _hidden(weights, cfg, tokens)
   assert rough.dtype == jnp.bfloat16
-  token_logp = jax.jit(qwen3.token_logp, static_argnums=1)
+  token_logp = jax.jit(qwen3_head.token_logp, static_argnums=1)
   logp, entropy = token_logp(weights, cfg, rough, tokens)
   assert logp.dtype == entropy.dtype == jnp.float32
   # Rounding to bfloat16 (2**-8) would leave no finer digits than that.

@@ -201,9 +201,8 @@ def _with_adv(rows, value):
   )
 
 
-@pytest.mark.parametrize(
-  "kill_at", [1, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [1, 3])
 def test_kill_9(model_dir, tmp_path, kill_at):
   """The same with processes: one is killed when a step stands in the file."""
 
