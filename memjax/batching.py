@@ -62,6 +62,35 @@ def make(rows: rows_lib.Rows, micro_batch: int, widths: int) -> Plan:
   )
 
 
+def minibatches(
+  rows: rows_lib.Rows,
+  index: np.ndarray,
+  plan: Plan,
+  count: int,
+  rng: np.random.Generator,
+) -> list[np.ndarray]:
+  """The packs of each minibatch: groups are shuffled, and stay whole.
+
+  So a minibatch does not depend on how large a micro-batch is.
+
+  Args:
+    rows: of one shape.
+    index: of those that count; packs without any are left out.
+    plan: of these rows.
+    count: of minibatches.
+    rng: shuffles the groups.
+  """
+  packs = np.unique(index // plan.pack)
+  group = packs * plan.pack // rows.group
+  shuffled = rng.permutation(np.unique(group))
+  place = np.zeros(group.max(initial=0) + 1, int)
+  place[shuffled] = np.arange(len(shuffled))
+  order = np.argsort(place[group], kind="stable")
+  ends = np.cumsum([len(x) for x in np.array_split(shuffled, count)])
+  cuts = np.searchsorted(place[group][order], ends[:-1])
+  return np.split(packs[order], cuts)
+
+
 def padded(index: np.ndarray, size: int) -> np.ndarray:
   """An index of that size; -1 fills it up."""
   return np.pad(index, (0, size - len(index)), constant_values=-1)

@@ -289,9 +289,8 @@ def update(
     objective: what to minimise.
     tx: the optimiser.
     minibatches: optimiser steps.
-    micro_batch: rows per call. Rows that share the beginning of their prompts
-      stay together, as far as this allows: with several minibatches it decides
-      which rows of these meet in one, and else changes nothing.
+    micro_batch: rows per call; does not change the result. Rows that share the
+      beginning of their prompts stay together, as far as this allows.
     old_logp: "trainer" computes the behaviour policy's log-probabilities with
       the trainer's own forward pass, "sampler" takes those of sampling.
     rng: shuffles the rows.
@@ -309,10 +308,9 @@ def update(
   """
   all_rows = [rows for rows, _ in buckets]
   plans = [batching.make(rows, micro_batch, widths) for rows in all_rows]
-  # Whole packs are shuffled; those without a row that counts are left out.
   parts = [
-    np.array_split(rng.permutation(np.unique(index // plan.pack)), minibatches)
-    for (_, index), plan in zip(buckets, plans)
+    batching.minibatches(rows, index, plan, minibatches, rng)
+    for (rows, index), plan in zip(buckets, plans)
   ]
 
   def scored(rows, index, plan, params):

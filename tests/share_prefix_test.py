@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from memjax import agents
+from memjax import batching
 from memjax import build
 from memjax import collect
 from memjax import learner
@@ -200,6 +201,21 @@ def test_packs_are_whole_groups_or_equal_parts(episodes):
     assert int(whole.length[i]) == n
     np.testing.assert_array_equal(whole.ids[i, :n], want.ids[row, :n])
   assert not got.weight[2:].any()
+
+
+def test_minibatches_do_not_depend_on_the_micro_batch(episodes):
+  """Two groups of four, one row of which counts nowhere."""
+  rows = _shared_rows(episodes)
+  index, found = np.array([0, 1, 2, 3, 6, 7]), []
+  for micro_batch in (4, 2, 1):
+    plan = batching.make(rows, micro_batch, 1)
+    parts = batching.minibatches(rows, index, plan, 3, np.random.default_rng(0))
+    made = [(x[:, None] * plan.pack + np.arange(plan.pack)) for x in parts]
+    found.append([set(index) & set(x.reshape(-1)) for x in made])
+    # Packs of rows that do not count are left out.
+    assert sum(map(len, parts)) == {4: 2, 2: 3, 1: 6}[plan.pack]
+  assert found[0] == found[1] == found[2]
+  assert sorted(map(len, found[0])) == [0, 2, 4]
 
 
 def test_groups_are_put_where_they_belong(episodes):
