@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from memjax import rows as rows_lib
+from memjax import tokens as token_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Plan:
     count: packs of a micro-batch.
     widths: ascending, what packs are cut to; the last holds any.
     width: of each pack, the place of the least that holds it.
-    tokens: of each pack.
+    tokens: of each pack, what its rows share counted once.
+    shared: places of what a pack shares.
     live: whether any row of a pack has an advantage.
   """
 
@@ -30,6 +32,7 @@ class Plan:
   widths: tuple[int, ...]
   width: np.ndarray
   tokens: np.ndarray
+  shared: int
   live: np.ndarray
 
   def pieces(self, index: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -38,6 +41,10 @@ class Plan:
       some = index[self.width[index] == place]
       for i in range(0, len(some), self.count):
         yield padded(some[i : i + self.count], self.count), width
+
+  def places(self, width: int) -> int:
+    """What a micro-batch of that width reads, padding included."""
+    return self.count * (self.pack * width + self.shared)
 
 
 def make(rows: rows_lib.Rows, micro_batch: int, widths: int) -> Plan:
@@ -50,6 +57,11 @@ def make(rows: rows_lib.Rows, micro_batch: int, widths: int) -> Plan:
   """
   pack = rows.pack(micro_batch)
   length = np.asarray(rows.width).reshape(-1, pack)
+  tokens, places = length.sum(1), 0
+  shared, _ = token_lib.parts(rows.prompt)
+  if shared is not None:
+    tokens = tokens + np.repeat(shared.length, rows.group // pack)
+    places = shared.capacity
   step = -(-rows.capacity // widths)
   ends = tuple(min(step * (i + 1), rows.capacity) for i in range(widths))
   return Plan(
@@ -57,7 +69,8 @@ def make(rows: rows_lib.Rows, micro_batch: int, widths: int) -> Plan:
     micro_batch // pack,
     ends,
     np.searchsorted(ends, length.max(1)),
-    length.sum(1),
+    tokens,
+    places,
     np.asarray(rows.adv).reshape(-1, pack).any(1),
   )
 

@@ -238,7 +238,7 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
     ),
     _objective(config),
     schedule,
-    optimizer.make(train, schedule),
+    optimizer.make(train),
     _trainer(config, agent),
     build_mesh.make(config, model),
     lora.make(**config.lora.to_dict()),

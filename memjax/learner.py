@@ -176,6 +176,7 @@ def apply(
   params: qwen3.Params,
   opt_state: Any,
   sums: Sums,
+  rate: jax.Array | float = 1.0,
   *,
   tx: optax.GradientTransformation,
 ) -> tuple[qwen3.Params, Any, dict[str, jax.Array]]:
@@ -188,6 +189,7 @@ def apply(
     params: donated.
     opt_state: donated; what is in host memory is there afterwards, too.
     sums: of the minibatch.
+    rate: times the updates of the optimiser.
     tx: the optimiser.
 
   Returns:
@@ -202,6 +204,7 @@ def apply(
   finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums.loss.value())
   near = optimizer.to_device(opt_state)
   updates, new_state = tx.update(grads, near, params)
+  updates = jax.tree.map(lambda x: x * rate, updates)
   keep = lambda new, old: jax.tree.map(
     lambda a, b: jnp.where(finite, a, b), new, old
   )
@@ -274,6 +277,7 @@ def update(
   micro_batch: int,
   old_logp: str,
   rng: np.random.Generator,
+  rate: float = 1.0,
   widths: int = 1,
   frozen: qwen3.Params | None = None,
   adapters: lora.Shape | None = None,
@@ -294,6 +298,7 @@ def update(
     old_logp: "trainer" computes the behaviour policy's log-probabilities with
       the trainer's own forward pass, "sampler" takes those of sampling.
     rng: shuffles the rows.
+    rate: learning rate, times the updates of tx.
     widths: rows are cut to the least of so many widths that holds them, each a
       program of its own; does not change the result.
     frozen: the model's parameters, where `params` are adapters of it.
@@ -302,9 +307,9 @@ def update(
   Returns:
     (params, opt_state, metrics of each optimiser step, still on the device);
     a minibatch without rows makes no step. Without KL and entropy terms, rows
-    of no advantage are not read: the same gradient, and metrics of the others.
-    "padding" is the share of the tokens read that are none, "skipped" that of
-    the packs that were not read.
+    of no advantage are not read: the same gradient, and metrics of the others,
+    or none where there are no others. "padding" is the share of the tokens read
+    that are none, "skipped" that of the packs that were not read.
   """
   all_rows = [rows for rows, _ in buckets]
   plans = [batching.make(rows, micro_batch, widths) for rows in all_rows]
@@ -356,7 +361,9 @@ def update(
     rows_now = all_rows if step else first_rows
     on_policy = step == 0 and old_logp == "trainer"
     sums, counted = _sum(params, rows_now, taken, plans, read, on_policy)
-    params, opt_state, metrics = apply(params, opt_state, sums, tx=tx)
+    params, opt_state, metrics = apply(params, opt_state, sums, rate, tx=tx)
+    if "padding" not in counted:  # no row was read
+      metrics = {x: metrics[x] for x in ("loss", "grad_norm", "finite")}
     del sums  # or they would lie beside those of the next minibatch
     history.append(metrics | counted)
   return params, opt_state, history
@@ -397,9 +404,9 @@ def _sum(
         sums, params, rows, piece, on_policy, pack=plan.pack, width=width
       )
       tokens += plan.tokens[piece[piece >= 0]].sum()
-      places += plan.count * plan.pack * width
+      places += plan.places(width)
     skipped, count = skipped + len(idle), count + len(live)
-  return sums, {
-    "padding": np.float32(1 - tokens / max(places, 1)),
-    "skipped": np.float32(skipped / count),
-  }
+  counted = {"skipped": np.float32(skipped / count)}
+  if places:
+    counted["padding"] = np.float32(1 - tokens / places)
+  return sums, counted

@@ -304,6 +304,7 @@ def _token_loss(
     loss_RT = loss_RT + cfg.kl_coef * kl_RT
     metrics["kl"] = reductions.token_mean(kl_RT, batch.mask_RT)
   if batch.entropy_RT is not None:
-    loss_RT = loss_RT - cfg.entropy_coef * batch.entropy_RT
+    if cfg.entropy_coef:  # or the backward pass would run for nothing
+      loss_RT = loss_RT - cfg.entropy_coef * batch.entropy_RT
     metrics["entropy"] = reductions.token_mean(batch.entropy_RT, batch.mask_RT)
   return loss_RT, metrics

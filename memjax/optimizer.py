@@ -19,14 +19,11 @@ MOMENTS = ("float32", "bfloat16", "int8")
 _HOST = "pinned_host"
 
 
-def make(
-  train: ml_collections.ConfigDict, schedule: optax.Schedule
-) -> optax.GradientTransformation:
+def make(train: ml_collections.ConfigDict) -> optax.GradientTransformation:
   """The optimiser of config.train, gradient clipping included.
 
-  Args:
-    train: config.train.
-    schedule: learning rate by iteration.
+  At a learning rate of 1: `learner.apply` takes the iteration's. It could not
+  be counted here, as a minibatch without rows makes no update.
 
   Raises:
     ValueError: a name that is not known, or moments that it does not have.
@@ -42,10 +39,9 @@ def make(
       f"config.train.optimizer='adamw'; with {train.optimizer!r} leave it at "
       "'float32'"
     )
-  rate = lambda count: schedule(count // train.minibatches)
   return optax.chain(
     optax.clip_by_global_norm(train.grad_clip),
-    OPTIMIZERS[train.optimizer](train, rate),
+    OPTIMIZERS[train.optimizer](train),
   )
 
 
@@ -121,24 +117,22 @@ def _put(x: jax.Array, space: jax.memory.Space) -> jax.Array:
   return x if jax.typeof(x).memory_space == space else jax.device_put(x, space)
 
 
-def _adamw(
-  train: ml_collections.ConfigDict, rate: optax.Schedule
-) -> optax.GradientTransformation:
+def _adamw(train: ml_collections.ConfigDict) -> optax.GradientTransformation:
   if train.moments == "float32":
     return optax.adamw(
-      rate, b1=train.b1, b2=train.b2, weight_decay=train.weight_decay
+      1.0, b1=train.b1, b2=train.b2, weight_decay=train.weight_decay
     )
   return optax.chain(
     quantized_adam.scale_by_quantized_adam(train.b1, train.b2, train.moments),
     optax.add_decayed_weights(train.weight_decay),
-    optax.scale_by_learning_rate(rate),
+    optax.scale_by_learning_rate(1.0),
   )
 
 
 def _adafactor(
-  train: ml_collections.ConfigDict, rate: optax.Schedule
+  train: ml_collections.ConfigDict,
 ) -> optax.GradientTransformation:
-  """Adafactor (1804.04235) without momentum, at an absolute learning rate.
+  """Adafactor (1804.04235) without momentum, at absolute learning rates.
 
   b1 and b2 play no part: the decay is the paper's, 1 - t^-0.8.
   """
@@ -148,7 +142,7 @@ def _adafactor(
     optax.scale_by_factored_rms(min_dim_size_to_factor=32),
     optax.stateless(lambda updates, _: jax.tree.map(_clip_matrices, updates)),
     optax.add_decayed_weights(train.weight_decay),
-    optax.scale_by_learning_rate(rate),
+    optax.scale_by_learning_rate(1.0),
   )
 
 
@@ -159,9 +153,7 @@ def _clip_matrices(x: jax.Array) -> jax.Array:
   return x / jnp.maximum(1.0, jnp.sqrt(square))
 
 
-def _muon(
-  train: ml_collections.ConfigDict, rate: optax.Schedule
-) -> optax.GradientTransformation:
+def _muon(train: ml_collections.ConfigDict) -> optax.GradientTransformation:
   """Muon for the matrices of the layers, adamw for all else.
 
   As its authors have it, embeddings, head and norms are adamw's. Updates have
@@ -169,7 +161,7 @@ def _muon(
   learning rate does for both.
   """
   matrices = optax.contrib.muon(
-    rate,
+    1.0,
     weight_decay=train.weight_decay,
     consistent_rms=0.2,
     # [L, in, out] is L matrices.
@@ -178,7 +170,7 @@ def _muon(
     ),
   )
   return optax.partition(
-    {"muon": matrices, "adamw": _adamw(train, rate)}, _muon_labels
+    {"muon": matrices, "adamw": _adamw(train)}, _muon_labels
   )
 
 
@@ -187,9 +179,7 @@ def _muon_labels(params: Any) -> Any:
   return jax.tree.map(lambda x: "muon" if x.ndim == 3 else "adamw", params)
 
 
-Rule = Callable[
-  [ml_collections.ConfigDict, optax.Schedule], optax.GradientTransformation
-]
+Rule = Callable[[ml_collections.ConfigDict], optax.GradientTransformation]
 OPTIMIZERS: dict[str, Rule] = {
   "adamw": _adamw,
   "adafactor": _adafactor,

@@ -298,7 +298,7 @@ def _other_moments(plan: Plan, name: str) -> dict[str, float]:
     other = train.copy_and_resolve_references()
     with other.unlocked():
       other.moments = "int8"
-    tx = optimizer.make(other, run.schedule)
+    tx = optimizer.make(other)
     state = jax.eval_shape(tx.init, plan.shapes.state.params)
     share = plan_shapes.size(state) / plan.devices
     found["train.moments=int8"] = moments - share

@@ -279,7 +279,9 @@ def lower(
     )
   )
   if program == STEP:
-    return learner.apply.lower(state.params, state.opt_state, sums, tx=run.tx)
+    return learner.apply.lower(
+      state.params, state.opt_state, sums, 1.0, tx=run.tx
+    )
   part = shapes.rows[shapes.longest]
   pack = part.pack(rows)
   index = place(jax.ShapeDtypeStruct((rows // pack,), jnp.int32))

@@ -175,16 +175,16 @@ def logp_and_entropy(
     width: tokens of the longest row, what is shared left out; None: not known.
   """
   shared, prompt = token_lib.parts(rows.prompt)
-  params = qwen3.unstacked(params, cfg)
-  text = token_lib.concat([prompt, rows.response])
+  text, response = token_lib.concat([prompt, rows.response]), rows.response.ids
   if width is not None:
-    text = token_lib.truncate(text, width)
+    text, response = token_lib.truncate(text, width), response[:, :width]
   # The token before a place says what stands in it.
-  wanted = jnp.maximum(prompt.length - 1, 0), rows.response.capacity
+  wanted = jnp.maximum(prompt.length - 1, 0), response.shape[1]
   hidden = qwen3.forward(params, cfg, text.ids, shared, wanted)
-  return qwen3_head.token_logp(
-    params, cfg, hidden, rows.response.ids, temperature
-  )
+  found = qwen3_head.token_logp(params, cfg, hidden, response, temperature)
+  left = rows.response.capacity - response.shape[1]
+  logp, entropy = (jnp.pad(x, ((0, 0), (0, left))) for x in found)
+  return logp, entropy
 
 
 def empty_like(rows: Rows, count: int) -> Rows:

@@ -11,11 +11,19 @@ from memjax import hosts
 from memjax import sharding
 
 # What may differ when a workdir is used again: how long, not what; on how many
-# devices, and where the moments are; how a judge is reached, not which one it
-# is; and what others have published.
+# devices, how many rows at once and by which program, which changes no more
+# than rounding; how a judge is reached, not which one it is; and what others
+# have published.
 _FREE = (
   "train.steps",
   "train.moments_on_host",
+  "train.micro_batch",
+  "train.widths",
+  "reranker.micro_batch",
+  "eval.batch_size",
+  "model.remat",
+  "model.attention",
+  "model.scan_layers",
   "name",
   *(f"mesh.{axis}" for axis in sharding.AXES),
   *(
@@ -43,7 +51,7 @@ def claim(
   if path.exists():
     theirs = _flat(json.loads(path.read_text()))
     for key in sorted(mine.keys() | theirs.keys()):
-      if mine.get(key) != theirs.get(key) and not _is_free(key):
+      if mine.get(key) != theirs.get(key) and not _is_free(key, config):
         raise ValueError(
           f"{workdir} belongs to a run with config.{key}={theirs.get(key)!r}, "
           f"not {mine.get(key)!r}: take another --workdir, or the old value"
@@ -52,7 +60,10 @@ def claim(
   return workdir
 
 
-def _is_free(key: str) -> bool:
+def _is_free(key: str, config: ml_collections.ConfigDict) -> bool:
+  if key == "rollout.wave_questions":
+    # It decides what more is sampled, and who is given whose reward.
+    return not (config.rollout.dynamic_sampling or config.shuffle_rewards)
   return key in _FREE or key.startswith("published.")
 
 

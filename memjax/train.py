@@ -205,6 +205,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         frozen=frozen,
         adapters=run.adapters,
         old_logp=config.objective.old_logp,
+        rate=float(run.schedule(step)),
         rng=np.random.default_rng([config.seed, step, 3]),
       )
       reranked, ranking = state.reranker, {}
@@ -296,16 +297,19 @@ def _scalars(run: build.Run, step: int, pending: _Pending) -> dict[str, float]:
 
 
 def _means(history: list[dict[str, Any]]) -> dict[str, float]:
-  """Means over the updates of an iteration."""
-  scalars = {
-    f"train/{name}": float(np.mean([metrics[name] for metrics in history]))
-    for name in history[0]
+  """Means over the updates of an iteration that have a metric."""
+  names = dict.fromkeys(name for metrics in history for name in metrics)
+  found = {
+    name: float(np.mean([x[name] for x in history if name in x]))
+    for name in names
     if name != "finite"
   }
   # In later minibatches the policy has moved away from the sampler's.
   for name in ("logp_gap", "logp_gap_max"):
-    scalars[f"train/{name}"] = float(history[0][name])
-  return scalars
+    found.pop(name, None)
+    if name in history[0]:
+      found[name] = float(history[0][name])
+  return {f"train/{name}": x for name, x in found.items()}
 
 
 def _eval_scalars(sets: dict[str, Any]) -> dict[str, float]:

@@ -154,6 +154,14 @@ def test_a_workdir_belongs_to_one_config(config, tmp_path):
   run_folder.claim(tmp_path / "w", config)
   config.train.steps = 99  # may grow
   run_folder.claim(tmp_path / "w", config)
+  # How many rows at once, as on a larger mesh.
+  config.train.micro_batch = config.eval.batch_size = 16
+  config.rollout.wave_questions = 2
+  run_folder.claim(tmp_path / "w", config)
+  config.rollout.wave_questions, config.shuffle_rewards = 1, True
+  with pytest.raises(ValueError, match="wave_questions=2, not 1"):
+    run_folder.claim(tmp_path / "w", config)
+  config.rollout.wave_questions, config.shuffle_rewards = 2, False
   config.seed = 5
   with pytest.raises(ValueError, match="config.seed=0, not 5"):
     run_folder.claim(tmp_path / "w", config)

@@ -315,6 +315,7 @@ def test_a_minibatch_without_any_advantage_is_still_a_step(params, agent, rows):
   tx = optax.sgd(1.0)
   new, _, (metrics,) = _update(params, agent, none, tx=tx)
   _assert_close(new, params, atol=0)
+  assert set(metrics) == {"loss", "grad_norm", "finite", "skipped"}
   assert metrics["skipped"] == 1 and metrics["finite"]
 
 

@@ -174,9 +174,10 @@ def test_an_update_that_is_not_finite_stops_the_run(
   config, tmp_path, monkeypatch
 ):
   """The step and the last good checkpoint are named, and it can go on."""
-  update = learner.update
+  update, rates = learner.update, []
 
   def poisoned(params, opt_state, buckets, *args, **kwargs):
+    rates.append(kwargs["rate"])
     if kwargs["rng"].bit_generator.seed_seq.entropy[1] == 4:
       buckets = [(_with_adv(rows, jnp.inf), index) for rows, index in buckets]
     return update(params, opt_state, buckets, *args, **kwargs)
@@ -187,9 +188,24 @@ def test_an_update_that_is_not_finite_stops_the_run(
       _run(config, tmp_path / "nan")
   records = metrics_lib.read_jsonl(tmp_path / "nan" / "metrics.jsonl")
   assert max(r["step"] for r in records) == 4
+  logged = [x["train/learning_rate"] for x in records if "train/loss" in x]
+  assert logged == rates[: len(logged)] and len(set(rates)) > 1
   _run(config, tmp_path / "nan")
   records = metrics_lib.read_jsonl(tmp_path / "nan" / "metrics.jsonl")
   assert max(r["step"] for r in records) == 6
+
+
+def test_means_are_over_the_updates_that_have_a_metric():
+  """A minibatch of which nothing was read has no ratio, and no gap."""
+  bare = {"loss": 0.0, "finite": 1.0}
+  whole = {"loss": 1.0, "finite": 1.0, "ratio": 0.8, "logp_gap": 0.1}
+  assert train._means([whole, bare, whole]) == {
+    "train/loss": pytest.approx(2 / 3),
+    "train/ratio": 0.8,
+    "train/logp_gap": 0.1,
+  }
+  # Later policies are not the sampler's.
+  assert train._means([bare, whole]) == {"train/loss": 0.5, "train/ratio": 0.8}
 
 
 def _with_adv(rows, value):
