@@ -99,9 +99,14 @@ class Run:
     """The environment, if a model judges in it."""
     return self.env if isinstance(self.env, judged.Judged) else None
 
-  def load_params(self) -> qwen3.Params:
-    """The parameters of config.model.path: float32 if they are trained."""
-    dtype = self.model.dtype if self.adapters else jnp.float32
+  def load_params(self, masters: bool = False) -> qwen3.Params:
+    """The parameters of config.model.path.
+
+    In float32 if they are trained, or if `masters` asks for it; else in the
+    dtype that the model computes in.
+    """
+    narrow = self.adapters and not masters
+    dtype = self.model.dtype if narrow else jnp.float32
     return hf.load(self.config.model.path, dtype, self.mesh)[1]
 
   def whole(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from absl import app
 from absl import flags
 from absl import logging
@@ -108,6 +109,17 @@ def _in_one_line() -> Iterator[None]:
   ) as error:
     logging.debug("where it happened", exc_info=True)
     sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    logging.debug("where it happened", exc_info=True)
+    what = str(error).splitlines()[0]
+    sys.exit(
+      f"memjax: the device's memory does not suffice: {what}. python -m "
+      "memjax.plan with the same --config and its keys says what is held, and "
+      "what saves memory; a run goes on with another micro-batch or "
+      "wave_questions  (--verbosity=1 shows where)"
+    )
 
 
 def _go_on(mode: str, workdir: str) -> str:

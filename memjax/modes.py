@@ -17,6 +17,7 @@ from memjax import hf
 from memjax import hosts
 from memjax import ingest as ingest_lib
 from memjax import lora
+from memjax import qwen3
 from memjax import reader
 from memjax import report
 from memjax import reranker
@@ -33,18 +34,22 @@ def load(
 ) -> tuple[agents.Policies, str]:
   """Parameters of a workdir's "last" or "best" checkpoint, or "base".
 
-  Adapters stand beside the matrices, as in training; `merged`, in them.
+  In the dtype that the model computes in, and adapters beside the matrices.
+  `merged`, to be written: in float32, and adapters in the matrices; in bfloat16
+  these would lose the smaller changes.
 
   Returns:
     (parameters, where they come from, for people).
   """
+  base = lambda: run.load_params(masters=merged)
+  fit = lambda x: x if merged else qwen3.cast(x, run.model.dtype)
   if which == "base":
-    return run.policies(run.load_params()), run.config.model.path
+    return run.policies(fit(base())), run.config.model.path
   found, _ = checkpoint.restore_params(workdir, run.abstract_state(), which)
-  policy = found["policy"]
+  policy = fit(found["policy"])
   if run.adapters:
     put = lora.merge if merged else lora.join
-    policy = put(run.load_params(), policy, run.adapters)
+    policy = put(base(), policy, run.adapters)
   policies = run.policies(policy, found.get("reranker"))
   source = f"{workdir}/{checkpoint.FOLDERS[which]}"
   if which == "best":

@@ -4,7 +4,8 @@
 
 compiles the programs of an iteration for the target and prints what each phase
 holds, the largest group and micro-batch that fit, and the least time that an
-iteration takes. It ends with status 1 if the run does not fit.
+iteration takes. It ends with status 1 if the run does not fit, with 2 if that
+cannot be said.
 """
 
 import functools
@@ -235,7 +236,8 @@ def main(argv: list[str]) -> None:
     fits = plan(command_line.CONFIG.value, _TARGET.value, _ANALYTIC.value)
   except (ValueError, RuntimeError) as error:
     logging.debug("where it happened", exc_info=True)
-    sys.exit(f"memjax: {error}  (--verbosity=1 shows where)")
+    print(f"memjax: {error}  (--verbosity=1 shows where)", file=sys.stderr)
+    sys.exit(2)
   sys.exit(0 if fits else 1)
 
 

@@ -291,7 +291,7 @@ def changes(
 
 def _other_moments(plan: Plan, name: str) -> dict[str, float]:
   """Other ways to hold moments, and how many bytes a phase's held ones lose."""
-  run, train = plan.run, plan.run.config.train
+  train = plan.run.config.train
   moments = plan.phase(name).held.get("moments", 0.0)
   found = {}
   if train.optimizer == "adamw" and train.moments == "float32" and moments:

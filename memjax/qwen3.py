@@ -89,6 +89,22 @@ def num_params(cfg: Config) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+@functools.partial(jax.jit, static_argnames="dtype")
+def _cast(params: Any, dtype: str) -> Any:
+  return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def cast(params: Any, dtype: str) -> Any:
+  """Parameters in the dtype that a model computes in; if they are, the same.
+
+  They are rounded where they are used in any case: to decode with masters is
+  to read twice as much, and to round them for each token.
+  """
+  if all(x.dtype == dtype for x in jax.tree.leaves(params)):
+    return params
+  return _cast(params, dtype)
+
+
 def _embed(params: Params, cfg: Config, tokens: jax.Array) -> jax.Array:
   # Whole in its width, as the rows that it gives are.
   table = sharding.constrain(params["embed"], "vocab")

@@ -7,7 +7,6 @@ checkpoint is written before its step was seen to be finite.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import time
@@ -109,7 +108,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
   logging.info("%s", scores.plan(run.env.eval_sets()))
   restored = checkpoint.restore(workdir, run.abstract_state())
   params = run.load_params()
-  base = _base(run, run.policies(params), workdir)
+  base = _base(run, params, workdir)
   ref_params = _reference(run, params)
   if restored is None:
     state, meta, resume_step = run.init_state(params), _Meta(), None
@@ -140,10 +139,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       experience = None
       if step < steps:
         experience = collect.collect(
-          run.policies(
-            _policy(run, state.params, frozen),
-            state.trained.get("reranker"),
-          ),
+          _policies(run, state, frozen),
           run.agent,
           run.env,
           run.tokenizer,
@@ -230,23 +226,9 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
 def _policies(
   run: build.Run, state: learner.TrainState, frozen: qwen3.Params | None
 ) -> agents.Policies:
-  """All parameters of a state, and of what is not trained."""
-  whole = run.whole(state.params, frozen)
+  """All parameters of a state, and of what is not trained, to sample with."""
+  whole = run.whole(qwen3.cast(state.params, run.model.dtype), frozen)
   return run.policies(whole, state.trained.get("reranker"))
-
-
-def _policy(
-  run: build.Run, params: qwen3.Params, frozen: qwen3.Params | None
-) -> qwen3.Params:
-  """The parameters in the dtype that the model computes in, for sampling."""
-  if run.model.dtype != "float32":
-    params = _cast(params, run.model.dtype)
-  return run.whole(params, frozen)
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
-  return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
@@ -264,7 +246,7 @@ def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
 
 
 def _base(
-  run: build.Run, policies: agents.Policies, workdir: pathlib.Path
+  run: build.Run, params: qwen3.Params, workdir: pathlib.Path
 ) -> dict[str, Any]:
   """The evaluation before training; kept in a file for runs that resume."""
   path = workdir / "base.json"
@@ -272,6 +254,7 @@ def _base(
   hosts.wait("all have looked for base.json")
   if not there:
     logging.info("evaluating %s", run.config.model.path)
+    policies = run.policies(qwen3.cast(params, run.model.dtype))
     run_folder.write_json(path, evaluate.suite(run, policies))
     hosts.wait("base.json is written")
   return json.loads(path.read_text())

@@ -11,6 +11,7 @@ import pytest
 
 from memjax import agents
 from memjax import build
+from memjax import checkpoint
 from memjax import hf
 from memjax import learner
 from memjax import lora
@@ -196,6 +197,27 @@ def test_a_run_trains_resumes_and_exports(tuned, tmp_path):
   base = qwen3.forward(run.load_params(), run.model, rows)
   np.testing.assert_allclose(got, want, atol=2e-5)
   assert np.abs(want - base).max() > 1e-4
+
+
+def test_what_is_written_keeps_small_changes(tuned, monkeypatch):
+  """Of a model that computes in bfloat16, changes of a 10,000th."""
+  tuned.model.dtype = "bfloat16"
+  run = build.make(tuned)
+  params = run.load_params(masters=True)
+  adapters = lora.init(jax.random.key(0), params, run.adapters)
+  adapters = jax.tree.map(lambda x: x + 1e-4, adapters)
+  found = {"policy": adapters}, None
+  monkeypatch.setattr(checkpoint, "restore_params", lambda *_: found)
+  beside = modes.load(run, "w", "last")[0].policy
+  assert {x.dtype.name for x in jax.tree.leaves(beside)} == {"bfloat16"}
+  merged = modes.load(run, "w", "last", merged=True)[0].policy
+  leaf = lambda tree: np.asarray(tree["layers"]["attn"]["q"]["kernel"])
+  a, b = (
+    np.asarray(adapters["layers"]["attn"]["q"][x]) for x in ("lora_a", "lora_b")
+  )
+  change = leaf(merged) - leaf(params)
+  np.testing.assert_allclose(change, a @ b * run.adapters.scale, atol=1e-7)
+  assert 1e-6 < np.abs(change).max() < 1e-3
 
 
 def test_what_cannot_be_is_refused(tuned):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import fake_results
+import jax
 import numpy as np
 import pytest
 from absl import app
@@ -50,6 +51,21 @@ def run(config, trained, tmp_path_factory):
     trained["workdir"] = tmp_path_factory.mktemp("trained")
     train.train(made, trained["workdir"])
   return made
+
+
+def test_out_of_memory_ends_in_one_line(monkeypatch):
+  def fail(*args):
+    raise jax.errors.JaxRuntimeError(
+      "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nx"
+    )
+
+  monkeypatch.setattr(versus, "run", fail)
+  stopped = pytest.raises(
+    SystemExit, match="to allocate 9 bytes.. python -m memjax.plan with"
+  )
+  with flagsaver.flagsaver(), stopped:
+    command_line.parse(["memjax", "--mode=compare", "--runs=a", "--runs=b"])
+    main.main(["memjax"])
 
 
 def test_a_user_may_stop_it(monkeypatch):

@@ -17,8 +17,10 @@ import pytest
 from memjax import build
 from memjax import checkpoint
 from memjax import config as config_lib
+from memjax import evaluate
 from memjax import learner
 from memjax import metrics as metrics_lib
+from memjax import modes
 from memjax import rewards
 from memjax import train
 
@@ -193,6 +195,24 @@ def test_an_update_that_is_not_finite_stops_the_run(
   _run(config, tmp_path / "nan")
   records = metrics_lib.read_jsonl(tmp_path / "nan" / "metrics.jsonl")
   assert max(r["step"] for r in records) == 6
+
+
+def test_masters_are_not_sampled_with(config, monkeypatch, tmp_path):
+  """Rollouts and evaluations read the parameters as the model computes."""
+  config.model.dtype = "bfloat16"
+  run = build.make(config)
+  state = run.init_state(run.load_params())
+  assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
+  narrow = lambda policies: {
+    x.dtype.name for x in jax.tree.leaves(policies.policy)
+  } == {"bfloat16"}
+  assert narrow(train._policies(run, state, None))
+  assert narrow(modes.load(run, tmp_path, "base")[0])
+  found = []
+  suite = lambda run, policies: {"narrow": found.append(narrow(policies))}
+  monkeypatch.setattr(evaluate, "suite", suite)
+  train._base(run, run.load_params(), tmp_path)
+  assert found == [True]
 
 
 def test_means_are_over_the_updates_that_have_a_metric():
