@@ -1,5 +1,7 @@
 """From config.mesh to devices: what they cannot share evenly is refused."""
 
+from typing import Any
+
 import jax
 import ml_collections
 from absl import logging
@@ -19,6 +21,7 @@ def make(
       which would be held whole, or computed by each, without a word.
   """
   mesh = sharding.make_mesh(config.mesh)
+  check(config, model, mesh)
   used = mesh.size if mesh else 1
   if used < jax.device_count():
     logging.warning(
@@ -27,6 +30,22 @@ def make(
       used,
       jax.device_count(),
     )
+  return mesh
+
+
+def check(
+  config: ml_collections.ConfigDict, model: qwen3.Config, mesh: Any
+) -> None:
+  """Refuses what a mesh does not divide.
+
+  Args:
+    config: of a run.
+    model: the policy's shape.
+    mesh: what has a `shape` by axis, or None.
+
+  Raises:
+    ValueError: names the size, and what it must be a multiple of.
+  """
   rollout, train = config.rollout, config.train
   # Rows that share the beginning of their prompts are not parted.
   group = rollout.group_size if rollout.share_prefix else 1
@@ -51,4 +70,3 @@ def make(
       "config.eval.batch_size": (config.eval.batch_size, "batch"),
     },
   )
-  return mesh

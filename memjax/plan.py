@@ -19,6 +19,7 @@ from absl import flags
 from absl import logging
 
 from memjax import build
+from memjax import build_mesh
 from memjax import command_line
 from memjax import plan_analytic
 from memjax import plan_budget
@@ -56,9 +57,17 @@ def plan(
     RuntimeError: XLA does not compile it.
   """
   device, devices = plan_devices.parse(target)
+  mesh = plan_devices.Mesh(**config.mesh)
+  if mesh.size != devices:
+    keys = ", ".join(f"config.mesh.{x}={n}" for x, n in mesh.shape.items())
+    raise ValueError(
+      f"--target={target} has {devices} devices, but {keys} takes {mesh.size}: "
+      f"name as many as the run has, such as --config.mesh.fsdp={devices}"
+    )
   with tempfile.TemporaryDirectory() as folder:
     config, notes = plan_shapes.resolve(config, folder)
     run = build.make(config, needs_data=False)
+    build_mesh.check(config, run.model, mesh)
     shapes = plan_shapes.describe(run)
     work = plan_budget.describe_work(run, shapes)
     notes.append(
@@ -69,8 +78,8 @@ def plan(
       notes.append(f"the judge {config.judge.path} is not counted")
     if analytic or devices > 1 or not plan_compile.available():
       notes.append(_why(analytic, devices))
-      meter = plan_budget.formula(work, run, devices)
-      found = plan_budget.Plan(run, shapes, work, devices, meter)
+      meter = plan_budget.formula(work, run, mesh)
+      found = plan_budget.Plan(run, shapes, work, mesh, meter)
       return _show(found, device, notes)
     with plan_compile.Compiler(config, device) as compiler:
 
@@ -81,7 +90,7 @@ def plan(
         return memory.new + memory.temporary
 
       notes.append("temporaries are XLA's, compiled for this device")
-      found = plan_budget.Plan(run, shapes, work, devices, meter)
+      found = plan_budget.Plan(run, shapes, work, mesh, meter)
       return _show(found, device, notes)
 
 
@@ -89,10 +98,11 @@ def _why(analytic: bool, devices: int) -> str:
   """Why nothing is compiled, and what is assumed instead."""
   if devices > 1:
     return (
-      "several devices: temporaries by formula. Assumed: fsdp divides masters, "
-      "moments, gradients, reference and the sampler's copy evenly and gathers "
-      "two layers at a time; rows of rollouts and micro-batches are divided, "
-      "and links cost no time"
+      "several devices: temporaries by formula. Assumed: fsdp and tensor "
+      "divide masters, moments, gradients, reference and the sampler's copy "
+      "evenly, fsdp gathers two layers at a time; data and fsdp divide the rows "
+      "of rollouts and micro-batches; what tensor divides of activations is not "
+      "left out, and links cost no time"
     )
   reason = (
     "--analytic"
@@ -120,7 +130,7 @@ def _show(
     if phase.total > budget
   }
   verdict = "does NOT fit" if over else "fits"
-  where = f"{plan.devices} x {device.name}"
+  where = f"{plan.mesh.size} x {device.name}"
   tables.show(
     f"{run.config.name} {verdict} on {where}",
     ["GB on each device", *plan_budget.PHASES],
@@ -197,7 +207,7 @@ def _show_costs(plan: plan_budget.Plan, device: plan_devices.Device) -> None:
   found = plan_analytic.costs(
     plan.work,
     device,
-    plan.devices,
+    plan.mesh,
     plan_shapes.size(plan.shapes.state.opt_state),
   )
   lines = [
@@ -216,8 +226,8 @@ def _show_costs(plan: plan_budget.Plan, device: plan_devices.Device) -> None:
     "the least that an iteration takes",
     ["", "PFLOP", "TB moved", "seconds"],
     lines,
-    f"at {device.flops * plan.devices / 1e12:,.0f} TFLOP/s and "
-    f"{device.bandwidth * plan.devices / 1e12:,.2f} TB/s, every text and "
+    f"at {device.flops * plan.mesh.size / 1e12:,.0f} TFLOP/s and "
+    f"{device.bandwidth * plan.mesh.size / 1e12:,.2f} TB/s, every text and "
     "response at its full length",
   )
 

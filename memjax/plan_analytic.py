@@ -289,7 +289,7 @@ class Cost:
 def costs(
   work: Work,
   device: plan_devices.Device,
-  devices: int,
+  mesh: plan_devices.Mesh,
   moments: int,
 ) -> dict[str, Cost]:
   """What an iteration costs, all texts and responses at their full length.
@@ -297,11 +297,12 @@ def costs(
   Args:
     work: of an iteration.
     device: at its peak.
-    devices: among which all of it is divided.
+    mesh: of devices, among which operations are divided. Parameters are read by
+      each of those that have other rows.
     moments: bytes of the optimiser's state.
   """
   cfg = work.model
-  flops, bandwidth = device.flops * devices, device.bandwidth * devices
+  flops, bandwidth = device.flops * mesh.size, device.bandwidth * mesh.size
   weights = cfg.num_layers * layer_params(cfg) + cfg.vocab_size * cfg.width
   read = written = moved = waited = 0.0
   for call in work.calls:
@@ -312,7 +313,8 @@ def costs(
     read += times * B * (forward_flops(cfg, P, before) + head_flops(cfg, 1))
     new = B * (forward_flops(cfg, A, before + P) + head_flops(cfg, A))
     # Each token reads the weights once for all rows, and each row's cache.
-    passed = A * weights * _width(cfg) + cache_bytes(cfg, B, A) * (P + A / 2)
+    passed = A * weights * _width(cfg) * mesh.rows
+    passed += cache_bytes(cfg, B, A) * (P + A / 2)
     passed += cache_bytes(cfg, W, A) * before
     written += times * new
     moved += times * passed
@@ -331,7 +333,7 @@ def costs(
     backward += (3 + again) * layers + 4 * head
     scored += work.scored * (layers + head)
   # Masters and moments are read and written, gradients read.
-  stepped = work.updates * (3 * 4 * work.params + 2 * moments)
+  stepped = work.updates * (3 * 4 * work.params + 2 * moments) * mesh.data
   return {
     "prefill": Cost(read, 0, read / flops),
     "decoding": Cost(written, moved, waited),

@@ -16,6 +16,7 @@ from memjax import agents
 from memjax import build
 from memjax import optimizer
 from memjax import plan_analytic
+from memjax import plan_devices
 from memjax import plan_shapes
 from memjax import rows as rows_lib
 from memjax import tokens as token_lib
@@ -60,20 +61,20 @@ class Plan:
     run: what is planned.
     shapes: of the run.
     work: of an iteration.
-    devices: among which fsdp divides parameters and their like, and rows.
+    mesh: of devices.
     meter: of temporaries.
   """
 
   run: build.Run
   shapes: plan_shapes.Shapes
   work: plan_analytic.Work
-  devices: int
+  mesh: plan_devices.Mesh
   meter: Meter
 
   def held(self, phase: str, group_size: int) -> dict[str, float]:
     """Bytes that stay throughout a phase, by purpose."""
     shapes, run = self.shapes, self.run
-    size, share = plan_shapes.size, 1 / self.devices
+    size, share = plan_shapes.size, 1 / self.mesh.shards
     narrow = run.model.dtype != "float32"
     found = {
       "masters" if narrow else "parameters": share * size(shapes.state.params)
@@ -97,8 +98,9 @@ class Plan:
       # Of a model with adapters these alone are another copy.
       own = size(shapes.policies.policy) - size(shapes.frozen)
       found[f"policy in {run.model.dtype}"] = share * own
-    # An iteration's rows, and until its metrics are read the last one's.
-    times = 2 * share * group_size / run.collect.group_size
+    # An iteration's rows, and until its metrics are read the last one's. They
+    # are whole on each device.
+    times = 2 * group_size / run.collect.group_size
     found["rows"] = times * size(shapes.rows)
     return found
 
@@ -116,7 +118,7 @@ class Plan:
 
   def parts(self, name: str, rows: int) -> dict[str, float]:
     """Temporaries by formula."""
-    return parts(self.work, name, rows, self.run, self.devices)
+    return parts(self.work, name, rows, self.run, self.mesh)
 
 
 def describe_work(
@@ -183,21 +185,28 @@ def _call(
 
 
 def parts(
-  work: plan_analytic.Work, name: str, rows: int, run: build.Run, devices: int
+  work: plan_analytic.Work,
+  name: str,
+  rows: int,
+  run: build.Run,
+  mesh: plan_devices.Mesh,
 ) -> dict[str, float]:
-  """Temporaries of a phase by formula; on several devices, on each."""
+  """Temporaries of a phase by formula; on several devices, on each.
+
+  What tensor divides of activations is not left out: an upper bound.
+  """
   cfg = work.model
   if name == plan_shapes.STEP:
-    return plan_analytic.step(work.params, devices)
+    return plan_analytic.step(work.params, mesh.shards)
   if name == plan_shapes.GRADIENT:
     part = work.longest
     pack = part.pack(rows)
-    count = math.ceil(rows // pack * pack / devices)
+    count = math.ceil(rows // pack * pack / mesh.rows)
     part = dataclasses.replace(part, rows=count, group=min(pack, count))
     whole = run.adapters is None
-    found = plan_analytic.gradient(cfg, part, devices, whole)
+    found = plan_analytic.gradient(cfg, part, mesh.shards, whole)
   else:
-    scale = rows / run.collect.group_size / devices
+    scale = rows / run.collect.group_size / mesh.rows
     found = max(
       (
         plan_analytic.rollout(
@@ -207,14 +216,16 @@ def parts(
       ),
       key=lambda found: sum(found.values()),
     )
-  if devices > 1:
+  if mesh.fsdp > 1:
     found["gathered layer"] = plan_analytic.gathered(cfg)
   return found
 
 
-def formula(work: plan_analytic.Work, run: build.Run, devices: int) -> Meter:
+def formula(
+  work: plan_analytic.Work, run: build.Run, mesh: plan_devices.Mesh
+) -> Meter:
   """A meter that needs no compiler."""
-  return lambda name, rows: sum(parts(work, name, rows, run, devices).values())
+  return lambda name, rows: sum(parts(work, name, rows, run, mesh).values())
 
 
 def largest(
@@ -257,7 +268,7 @@ def changes(
 
   def other(work: plan_analytic.Work) -> float:
     """What other work saves by formula, in proportion to what was measured."""
-    new = sum(parts(work, name, own, run, plan.devices).values())
+    new = sum(parts(work, name, own, run, plan.mesh).values())
     return now.temporary * (1 - new / sum(now.parts.values()))
 
   if 0 < (fewer := most.get(name, 0)) < own:
@@ -300,7 +311,7 @@ def _other_moments(plan: Plan, name: str) -> dict[str, float]:
       other.moments = "int8"
     tx = optimizer.make(other)
     state = jax.eval_shape(tx.init, plan.shapes.state.params)
-    share = plan_shapes.size(state) / plan.devices
+    share = plan_shapes.size(state) / plan.mesh.shards
     found["train.moments=int8"] = moments - share
   if not train.moments_on_host and name != plan_shapes.STEP:
     found["train.moments_on_host=True"] = moments

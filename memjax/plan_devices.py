@@ -109,6 +109,35 @@ DEVICES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """How many devices along each axis, as config.mesh has it."""
+
+  data: int = 1
+  fsdp: int = 1
+  tensor: int = 1
+
+  @property
+  def shape(self) -> dict[str, int]:
+    """By axis."""
+    return dataclasses.asdict(self)
+
+  @property
+  def size(self) -> int:
+    """All devices."""
+    return self.data * self.fsdp * self.tensor
+
+  @property
+  def rows(self) -> int:
+    """Into how many parts rows are divided."""
+    return self.data * self.fsdp
+
+  @property
+  def shards(self) -> int:
+    """Into how many parts parameters are divided."""
+    return self.fsdp * self.tensor
+
+
 def parse(text: str) -> tuple[Device, int]:
   """A device and how many: "h100", "h100x8".
 

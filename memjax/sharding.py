@@ -96,13 +96,13 @@ def make_mesh(sizes: Mapping[str, int]) -> jax.sharding.Mesh | None:
 
 
 def check_sizes(
-  mesh: jax.sharding.Mesh | None,
+  mesh: Any,
   sizes: Mapping[str, tuple[int, str]],
 ) -> None:
   """Refuses what a mesh does not divide, and would leave whole.
 
   Args:
-    mesh: from `make_mesh`.
+    mesh: from `make_mesh`, or what has a `shape` like it.
     sizes: what it is called -> (its size, key of LOGICAL).
 
   Raises:

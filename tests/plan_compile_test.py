@@ -80,8 +80,8 @@ def test_arguments_are_what_is_held(tiny):
   run = build.make(tiny, needs_data=False)
   shapes = plan_shapes.describe(run)
   work = plan_budget.describe_work(run, shapes)
-  meter = plan_budget.formula(work, run, 1)
-  made = plan_budget.Plan(run, shapes, work, 1, meter)
+  meter = plan_budget.formula(work, run, plan_devices.Mesh())
+  made = plan_budget.Plan(run, shapes, work, plan_devices.Mesh(), meter)
   with plan_compile.Compiler(tiny, plan_devices.DEVICES["h100"]) as compiler:
     found = compiler.measure(plan_shapes.STEP, 0)
   held = made.held(plan_shapes.STEP, 16)

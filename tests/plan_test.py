@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from memjax import build
+from memjax import build_mesh
 from memjax import config as config_lib
 from memjax import plan
 from memjax import plan_analytic
@@ -60,9 +61,12 @@ def described(tmp_path_factory):
   return make
 
 
-def _plan(run, shapes, work, devices=1):
-  meter = plan_budget.formula(work, run, devices)
-  return plan_budget.Plan(run, shapes, work, devices, meter)
+_ALONE = plan_devices.Mesh()
+
+
+def _plan(run, shapes, work, mesh=_ALONE):
+  meter = plan_budget.formula(work, run, mesh)
+  return plan_budget.Plan(run, shapes, work, mesh, meter)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,7 @@ def test_formulas_follow_xla(shipped, name):
   for figure in _FIGURES:
     if figure["config"] == name:
       program, rows = figure["program"], figure["rows"]
-      found = plan_budget.formula(work, run, 1)(program, rows)
+      found = plan_budget.formula(work, run, _ALONE)(program, rows)
       ratio = found / figure["temporary"]
       if program == plan_shapes.STEP:
         # An upper bound: XLA may use what a donated leaf leaves.
@@ -124,7 +128,7 @@ def test_formulas_follow_xla(shipped, name):
 @pytest.mark.parametrize("name", _SHIPPED)
 def test_shipped_configs_fit(shipped, name):
   run, shapes, work = shipped(name)
-  made = plan_budget.Plan(run, shapes, work, 1, lambda program, rows: 0)
+  made = plan_budget.Plan(run, shapes, work, _ALONE, lambda program, rows: 0)
   own = {
     plan_shapes.ROLLOUT: run.collect.group_size,
     plan_shapes.GRADIENT: work.micro_batch,
@@ -154,7 +158,7 @@ def test_a_shared_beginning_is_planned_once_for_a_group(described):
   assert [call.pack(n) for n in (1, 3, 16, 20)] == [1, 2, 16, 16]
   # 15 of 16 copies of the beginning are gone from the cache.
   caches = [
-    plan_budget.parts(x, plan_shapes.ROLLOUT, 16, run, 1)["cache"]
+    plan_budget.parts(x, plan_shapes.ROLLOUT, 16, run, _ALONE)["cache"]
     for x in (work, shared)
   ]
   assert caches[1] < caches[0]
@@ -230,15 +234,45 @@ def test_of_a_model_with_adapters_these_alone_are_trained(tmp_path):
   assert plan_shapes.size(grads) == 4 * adapters
 
 
-def test_devices_divide_what_fsdp_shards(described):
+def test_what_a_mesh_divides(described):
+  """Rows of rollouts: data and fsdp. Parameters: fsdp and tensor."""
   run, shapes, work = described("Qwen3-0.6B", chunk_tokens=500)
-  one, eight = (_plan(run, shapes, work, n) for n in (1, 8))
+  mesh = plan_devices.Mesh(data=2, fsdp=4, tensor=2)
+  one, many = (_plan(run, shapes, work, x) for x in (_ALONE, mesh))
   for name in plan_budget.PHASES:
-    alone, shared = one.held(name, 16), eight.held(name, 16)
+    alone, shared = one.held(name, 16), many.held(name, 16)
+    # Each device has all rows of an iteration.
+    assert shared.pop("rows") == alone.pop("rows")
     assert {k: 8 * x for k, x in shared.items()} == pytest.approx(alone)
-  parts = eight.parts(plan_shapes.ROLLOUT, 16)
+  parts = many.parts(plan_shapes.ROLLOUT, 16)
   assert 8 * parts["cache"] == one.parts(plan_shapes.ROLLOUT, 16)["cache"]
   assert parts["gathered layer"] == plan_analytic.gathered(run.model)
+
+
+def test_a_mesh_must_be_that_of_the_run(capfd):
+  config = _config("Qwen3-0.6B", chunk_tokens=500)
+  with pytest.raises(ValueError, match="h100x8 has 8 .*such as .*fsdp=8"):
+    plan.plan(config, "h100x8", analytic=True)
+  config.mesh.fsdp = 8
+  config.eval.batch_size = 16
+  with pytest.raises(ValueError, match="micro_batch=4 is not a multiple of 8"):
+    plan.plan(config, "h100x8", analytic=True)
+
+
+def test_what_readme_says_for_several_devices_can_be(shipped):
+  readme = (_FOLDER.parent.parent / "README.md").read_text()
+  commands = re.findall(
+    r"^    .*config.mesh.*", readme.replace("\\\n", ""), re.M
+  )
+  assert len(commands) == 3
+  run, *_ = shipped("memagent_qwen3_4b")
+  for command in commands:
+    keys = re.findall(r"--config\.(\S+?)=(\d+)", command)
+    config = run.config.copy_and_resolve_references()
+    config.update_from_flattened_dict({x: int(n) for x, n in keys})
+    mesh = plan_devices.Mesh(**config.mesh)
+    assert mesh.size in (8, 16)
+    build_mesh.check(config, run.model, mesh)
 
 
 def test_a_cache_is_as_large_as_the_models(described):
@@ -280,7 +314,7 @@ def test_decoding_waits_for_weights_and_caches(described):
   call = plan_analytic.Call("update", 16, 1, 2048, 1024)
   work = dataclasses.replace(work, calls=(call,), waves=1)
   device = plan_devices.DEVICES["h100"]
-  found = plan_analytic.costs(work, device, 1, 0)["decoding"]
+  found = plan_analytic.costs(work, device, _ALONE, 0)["decoding"]
   by_hand = 1024 * (2 * 0.596e9 + 16 * 2560 * 112 * 1024) / 3.35e12
   assert found.seconds == pytest.approx(by_hand, rel=1e-3)
 
@@ -311,10 +345,11 @@ def test_what_is_over_the_budget_is_told_with_a_remedy(capfd):
 def test_what_fits_is_said_to(capfd):
   config = _config("models/Qwen3-0.6B", chunk_tokens=500)
   config.mesh.fsdp = 8  # there are no 8 devices here
+  config.train.micro_batch = 8
   assert plan.plan(config, "h100x8", analytic=True)
   text = capfd.readouterr().out
   assert "fits on 8 x NVIDIA H100" in text and "saves" not in text
-  assert "fsdp divides" in text
+  assert "fsdp and tensor divide" in text
   assert config.model.path == "models/Qwen3-0.6B"
 
 

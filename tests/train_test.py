@@ -203,9 +203,9 @@ def test_masters_are_not_sampled_with(config, monkeypatch, tmp_path):
   run = build.make(config)
   state = run.init_state(run.load_params())
   assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"float32"}
-  narrow = lambda policies: {
-    x.dtype.name for x in jax.tree.leaves(policies.policy)
-  } == {"bfloat16"}
+  narrow = lambda policies: (
+    {x.dtype.name for x in jax.tree.leaves(policies.policy)} == {"bfloat16"}
+  )
   assert narrow(train._policies(run, state, None))
   assert narrow(modes.load(run, tmp_path, "base")[0])
   found = []

@@ -38,7 +38,9 @@ def measure(path, settings, folder):
   run = build.make(config, needs_data=False)
   shapes = plan_shapes.describe(run)
   work = plan_budget.describe_work(run, shapes)
-  plan = plan_budget.Plan(run, shapes, work, 1, lambda program, rows: 0.0)
+  plan = plan_budget.Plan(
+    run, shapes, work, plan_devices.Mesh(), lambda program, rows: 0.0
+  )
   held = plan.held(plan_shapes.STEP, run.collect.group_size)
   device, _ = plan_devices.parse("h100")
   with plan_compile.Compiler(config, device) as compiler:
