@@ -72,6 +72,8 @@ class Agent(tasks.Shape, Protocol):
     model: the policy's shape.
     turn_ops: names of the model calls of a turn, in order.
     answer_ops: of a question; the last is "answer".
+    one_by_one: names of those that are called several times in a turn, each for
+      all trajectories; the calls of others are made together.
     trained: names of those that are trained.
     group: rows next to each other that read the same chunks; they may share
       the beginning of a prompt.
@@ -92,6 +94,7 @@ class Agent(tasks.Shape, Protocol):
   model: qwen3.Config
   turn_ops: tuple[str, ...]
   answer_ops: tuple[str, ...]
+  one_by_one: tuple[str, ...]
   trained: tuple[str, ...]
   group: int
   alike: str | None

@@ -76,6 +76,7 @@ class BankAgent:
   questions: int = 1
   group: int = 1
 
+  one_by_one = ()
   shares_state = True
   holds_entries = True
 

@@ -355,11 +355,11 @@ def _stats(
     tokens += prompt[active].sum() + length.sum()
     if op in episode.turns:
       stats[f"{op}/idle"] = ~active
-      # A turn takes as many decoding steps as its longest response.
-      slots = length.max(1).sum() * length.shape[1]
-      stats[f"{op}/idle_decoding"] = np.array(
-        [1 - length.sum() / max(slots, 1)]
-      )
+    # What is decoded at once takes as many steps as its longest response.
+    at_once = B if op in agent.one_by_one else length.shape[-1]
+    longest = length.reshape(-1, at_once).max(1)
+    slots = longest.sum() * at_once
+    stats[f"{op}/idle_decoding"] = np.array([1 - length.sum() / max(slots, 1)])
     if overlong_buffer:
       over = np.asarray(
         advantages.overlong_penalty(length, agent.limit(op), overlong_buffer)

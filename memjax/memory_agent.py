@@ -47,6 +47,7 @@ class MemoryAgent:
   first: bool = False
 
   turn_ops = ("update",)
+  one_by_one = ()
   answer_ops = ("answer",)
   questions = 1
   stamp_tokens = 0

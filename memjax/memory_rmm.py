@@ -41,6 +41,7 @@ class MemoryRMMAgent(bank_agent.BankAgent):
   topics: topics_lib.Topics
 
   turn_ops = ("extract", "update")
+  one_by_one = ("update",)
   reads_stamps = False
 
   @property

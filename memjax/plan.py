@@ -100,9 +100,9 @@ def _why(analytic: bool, devices: int) -> str:
     return (
       "several devices: temporaries by formula. Assumed: fsdp and tensor "
       "divide masters, moments, gradients, reference and the sampler's copy "
-      "evenly, fsdp gathers two layers at a time; data and fsdp divide the rows "
-      "of rollouts and micro-batches; what tensor divides of activations is not "
-      "left out, and links cost no time"
+      "evenly, fsdp gathers two layers at a time; data and fsdp divide the "
+      "rows of rollouts and micro-batches; what tensor divides of activations "
+      "is not left out, and links cost no time"
     )
   reason = (
     "--analytic"

@@ -129,8 +129,7 @@ def describe_work(
   episode, calls = shapes.episode, []
   for op, segment in {**episode.turns, **episode.asked}.items():
     rows = segment.active.shape[-1]
-    # Extraction asks about all speakers at once, updates go one by one.
-    at_once = rows if op in episode.asked or op == "extract" else B
+    at_once = B if op in shapes.agent.one_by_one else rows
     tokens = segment.response.tokens.ids.shape[-1]
     times = segment.active.size // at_once
     if op in episode.turns and agents.first_is_shared(shapes.agent):

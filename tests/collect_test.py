@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -147,7 +148,34 @@ def test_metrics_count_what_is_wasted(policies, agent, tokenizer):
   # 7 words in chunks of 6: two of four turns.
   assert metrics["rollout/update/idle"] == 0.5
   assert 0 < metrics["rollout/update/idle_decoding"] < 1
+  assert 0 < metrics["rollout/answer/idle_decoding"] < 1
   assert 0 < metrics["rollout/truncated"] < 1
+
+
+@pytest.mark.parametrize(
+  "one_by_one, idle", [((), 1 - 18 / 40), (("update",), 1 - 18 / 24)]
+)
+def test_decoding_ends_with_the_longest_of_what_is_at_once(one_by_one, idle):
+  """Two turns, two calls in each, two rows: lengths by hand."""
+  length = np.array([[1, 5, 2, 2], [5, 3, 0, 0]])
+  segment = lambda length: types.SimpleNamespace(
+    active=length > 0,
+    malformed=length < 0,
+    prompt=types.SimpleNamespace(length=length),
+    response=types.SimpleNamespace(
+      truncated=length < 0, tokens=types.SimpleNamespace(length=length)
+    ),
+    counts={},
+  )
+  answer = segment(np.array([4, 2]))
+  episode = types.SimpleNamespace(
+    turns={"update": segment(length)}, asked={"answer": answer}, answer=answer
+  )
+  reader = types.SimpleNamespace(questions=1, one_by_one=one_by_one)
+  stats = collect._stats(episode, reader, 0)
+  # (5 + 5) * 4 places; call by call (5 + 2 + 5 + 0) * 2.
+  assert stats["update/idle_decoding"] == pytest.approx(idle)
+  assert stats["answer/idle_decoding"] == pytest.approx(1 - 6 / 8)
 
 
 def test_experience_is_a_function_of_key_and_cursor(policies, agent, tokenizer):
