@@ -14,10 +14,10 @@ export:
     --config.agent.trained='("answer",)' --config.model.path=W1/export \
       --config.model.frozen=W1/export --workdir=W2
 
-For one accelerator of 80 GB. NOT RUN: no GPU has been at hand, and attention
-still materialises its scores. The pipeline is tested with random weights of
-the real vocabulary. Lengths fit the longest session (1,528 tokens with the
-Qwen3 tokenizer), the longest question (32) and the longest answer (68).
+For one accelerator of 80 GB, by `memjax.plan`. NOT RUN: no GPU has been at
+hand. The pipeline is tested with random weights of the real vocabulary.
+Lengths fit the longest session (1,528 tokens with the Qwen3 tokenizer), the
+longest question (32) and the longest answer (68).
 """
 
 import ml_collections

@@ -194,6 +194,11 @@ class Episode:
     return self.asked["answer"]
 
 
+def frozen_ops(agent: Agent) -> set[str]:
+  """Names of the model calls that are not trained."""
+  return {*agent.turn_ops, *agent.answer_ops} - {*agent.trained}
+
+
 def first_is_shared(agent: Agent) -> bool:
   """Whether groups read the prompts of their first turn once."""
   return agent.group > 1 and agent.alike == FIRST_TURN

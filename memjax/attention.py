@@ -24,8 +24,8 @@ from memjax import attention_blocks
 
 KINDS = ("plain", "blocks", "cudnn")
 
-# Scores of a block, in float32: 256 MiB.
-_BLOCK_SCORES = 2**26
+# Scores of a block of queries; in float32 256 MiB.
+BLOCK_SCORES = 2**26
 _LEAST_BLOCK = 16
 
 
@@ -78,7 +78,7 @@ def causal(
   query = query.transpose(0, 2, 3, 1, 4)
   if kind == "blocks":
     keys = T + sum(x[0].shape[-1] for x in prefixes)
-    block = _BLOCK_SCORES // (B * K * G * keys)
+    block = BLOCK_SCORES // (B * K * G * keys)
     block = min(max(block, _LEAST_BLOCK), T)
     out = attention_blocks.blocks(block, query, key, value, prefixes)
   else:

@@ -99,6 +99,13 @@ class Run:
     """The environment, if a model judges in it."""
     return self.env if isinstance(self.env, judged.Judged) else None
 
+  @property
+  def base_is_held(self) -> bool:
+    """Operations that are not trained use what training begins with."""
+    model, agent = self.config.model, self.agent
+    other = model.frozen and model.frozen != model.path
+    return not other and bool(agents.frozen_ops(agent))
+
   def load_params(self, masters: bool = False) -> qwen3.Params:
     """The parameters of config.model.path.
 
@@ -106,6 +113,8 @@ class Run:
     dtype that the model computes in.
     """
     narrow = self.adapters and not masters
+    if narrow and self.base_is_held:
+      return self._others.frozen
     dtype = self.model.dtype if narrow else jnp.float32
     return hf.load(self.config.model.path, dtype, self.mesh)[1]
 

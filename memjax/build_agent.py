@@ -68,7 +68,7 @@ def load_others(
     ValueError: they do not fit the agent.
   """
   frozen = embedder = reranker = None
-  if set(agent.trained) != {*agent.turn_ops, *agent.answer_ops}:
+  if agents.frozen_ops(agent):
     path = config.model.frozen or config.model.path
     cfg, frozen = hf.load(path, config.model.dtype, mesh)
     if dataclasses.replace(agent.model, dtype=cfg.dtype) != (

@@ -39,7 +39,8 @@ def default() -> ml_collections.ConfigDict:
         # Parameters of operations that are not trained; "": those of path.
         "frozen": "",
         "dtype": "bfloat16",  # of matrix products; masters are float32
-        "scan_layers": True,  # False: unrolled, faster on CPU
+        # False: unrolled, and decoding arranged for a CPU; for CPUs alone.
+        "scan_layers": True,
         # What the backward pass computes again: "full", whole layers; "dots",
         # all but products with weights; "none".
         "remat": "full",
@@ -198,7 +199,7 @@ def default() -> ml_collections.ConfigDict:
         "learning_rate": 1e-6,
         "schedule": "constant",  # linear or cosine: down to 0
         "warmup_steps": 20,
-        "b1": 0.9,
+        "b1": 0.9,  # of adamw, and of what muon leaves to it
         "b2": 0.999,
         "weight_decay": 0.0,
         "grad_clip": 1.0,  # global norm

@@ -17,13 +17,12 @@ import math
 
 import jax.numpy as jnp
 
+from memjax import attention
 from memjax import plan_devices
 from memjax import qwen3
+from memjax import qwen3_head
+from memjax import rows as rows_lib
 
-# Tokens whose logits exist at once in the loss (`qwen3_head.token_logp`).
-_LOSS_TOKENS = 1024
-# float32 scores that attention in blocks holds at once, in bytes.
-_BLOCK_SCORES = 2**28
 # How far the formulas are from the figures that XLA gave, at most: with the
 # rows that a config has, and of gradients with fewer or of rows that share; all
 # with remat="full".
@@ -56,10 +55,6 @@ class Call:
   def texts(self) -> int:
     """How many beginnings are read."""
     return math.ceil(self.rows / self.group) if self.shared else 0
-
-  def pack(self, most: int) -> int:
-    """Rows that are taken together, as `rows.Rows.pack` has it."""
-    return max(n for n in range(1, most + 1) if not self.group % n)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +129,7 @@ def _scores(
     return 0
   every = rows * cfg.num_heads * tokens * (tokens + before) * each
   if cfg.attention == "blocks":
-    return min(every, _BLOCK_SCORES / 4 * each)
+    return min(every, attention.BLOCK_SCORES * each)
   return every
 
 
@@ -223,7 +218,7 @@ def gradient(
     {  # logits twice and their gradient; both uses of the embedding
       "gradients": 8 * embed,
       "saved activations": saved,
-      "logits": 3 * 4 * min(_LOSS_TOKENS, rows * response) * cfg.vocab_size,
+      "logits": 3 * 4 * min(qwen3_head.CHUNK, rows * response) * cfg.vocab_size,
     },
     {  # a layer's scores, weights, and the gradients of both in float32
       "gradients": layers,
@@ -322,7 +317,8 @@ def costs(
   backward = scored = 0.0
   for call in work.trained:
     # A pack reads what its rows share once.
-    texts = call.rows / call.pack(work.micro_batch) if call.shared else 0
+    pack = rows_lib.pack(call.group, work.micro_batch)
+    texts = call.rows / pack if call.shared else 0
     layers = texts * forward_flops(cfg, call.shared)
     layers += call.rows * forward_flops(
       cfg, call.prompt + call.response, call.shared

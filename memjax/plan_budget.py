@@ -199,7 +199,7 @@ def parts(
     return plan_analytic.step(work.params, mesh.shards)
   if name == plan_shapes.GRADIENT:
     part = work.longest
-    pack = part.pack(rows)
+    pack = rows_lib.pack(part.group, rows)
     count = math.ceil(rows // pack * pack / mesh.rows)
     part = dataclasses.replace(part, rows=count, group=min(pack, count))
     whole = run.adapters is None

@@ -201,8 +201,10 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
     )
     for name, x in wave.items()
   }
-  # The model with its adapters off is its own reference.
+  # The model with its adapters off is its own reference, and so are the
+  # parameters of operations that are not trained, if they are the base's.
   kl = run.config.objective.kl_coef and not run.adapters
+  kl = kl and not run.base_is_held
   return Shapes(
     agent, policies, task, episode, rows, state, frozen, cast if kl else None
   )
@@ -218,7 +220,8 @@ def _policies(
   """As `build_agent.load_others` finds them, but for their values."""
   agent = run.agent
   frozen = embedder = reranker = None
-  if set(agent.trained) != {*agent.turn_ops, *agent.answer_ops}:
+  # Beside adapters, what they are adapters of is held in any case.
+  if agents.frozen_ops(agent) and not (run.adapters and run.base_is_held):
     frozen = policy
   retriever = getattr(agent, "retriever", None)
   if retriever and retriever.embedder:

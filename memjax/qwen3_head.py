@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from memjax import qwen3_block
 from memjax import sharding
 
+# Tokens whose logits exist at once in the loss.
+CHUNK = 1024
+
 
 def unembed(
   params: qwen3_block.Params, cfg: qwen3_block.Config, hidden: jax.Array
@@ -31,7 +34,7 @@ def token_logp(
   hidden_RTD: jax.Array,
   target_RT: jax.Array,
   temperature: float = 1.0,
-  chunk: int = 1024,
+  chunk: int = CHUNK,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each target token, and the entropy at its place.
 

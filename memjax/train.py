@@ -234,12 +234,15 @@ def _policies(
 def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
   """A copy of the parameters for the KL term, if there is one.
 
-  What is frozen is no copy: it is the model with its adapters off.
+  What is frozen is no copy: it is the model with its adapters off, or what
+  operations that are not trained use.
   """
   if not run.config.objective.kl_coef:
     return None
   if run.adapters:
     return params
+  if run.base_is_held:
+    return run.policies(None).frozen
   return jax.tree.map(
     lambda x: jnp.array(x, dtype=run.model.dtype, copy=True), params
   )

@@ -52,7 +52,7 @@ def _attend(own, before, kind):
 def small_blocks(request, monkeypatch):
   """Seven queries: in blocks, in two spans of blocks, in four spans."""
   block, span = request.param
-  monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
+  monkeypatch.setattr(attention, "BLOCK_SCORES", 1)
   monkeypatch.setattr(attention, "_LEAST_BLOCK", block)
   monkeypatch.setattr(attention_blocks, "_LEAST_SPAN", span)
 
@@ -177,7 +177,7 @@ def test_scores_of_all_tokens_are_never_there():
 
   # Blocks of 64 at 2,048 tokens and of 32 at 4,096: 4 heads, float32.
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(attention, "_BLOCK_SCORES", 4 * 64 * 2048)
+    patch.setattr(attention, "BLOCK_SCORES", 4 * 64 * 2048)
     small, large = (temporaries("blocks", T) for T in (2048, 4096))
     assert large < 2.5 * small
     assert large < temporaries("plain", 4096) / 8

@@ -14,6 +14,7 @@ from memjax import qwen3
 from memjax import reranker
 from memjax import run_folder
 from memjax import tokenizer as tokenizer_lib
+from memjax import train
 from memjax.envs import demos
 from memjax.memory import rerank
 
@@ -175,6 +176,26 @@ def test_operations_that_are_not_trained_are_frozen(config, params):
   assert policies.of("update", run.agent.trained) is None
   frozen = policies.of("answer", run.agent.trained)
   assert jax.tree.all(jax.tree.map(np.array_equal, frozen, params))
+
+
+def test_what_training_begins_with_is_held_once(config, tmp_path):
+  """For operations that are not trained, for KL, and below adapters."""
+  config.agent.trained, config.objective.kl_coef = ("update",), 1e-3
+  run = build.make(config)
+  held = run.policies(None).frozen
+  assert train._reference(run, run.load_params()) is held
+  config.lora.rank = 2
+  run = build.make(config)
+  assert run.load_params() is run.policies(None).frozen
+  assert run.load_params(masters=True) is not run.policies(None).frozen
+  # Operations that use something else share nothing.
+  config.lora.rank = 0
+  config.model.frozen = str(
+    shutil.copytree(config.model.path, tmp_path / "other")
+  )
+  run = build.make(config)
+  params = run.load_params()
+  assert train._reference(run, params) is not run.policies(None).frozen
 
 
 def test_without_frozen_operations_nothing_is_loaded(config):

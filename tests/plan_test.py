@@ -22,6 +22,7 @@ from memjax import plan_shapes
 from memjax import prompts
 from memjax import qwen3
 from memjax import qwen3_head
+from memjax import rows as rows_lib
 from memjax import tokenizer as tokenizer_lib
 
 _FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments/08_plan"
@@ -155,7 +156,8 @@ def test_a_shared_beginning_is_planned_once_for_a_group(described):
   assert call.shared > 500 and call.texts == 1 and call.group == 16
   assert abs(plain.prompt - call.shared - call.prompt) < 8
   assert not answer.shared
-  assert [call.pack(n) for n in (1, 3, 16, 20)] == [1, 2, 16, 16]
+  packs = [rows_lib.pack(call.group, n) for n in (1, 3, 16, 20)]
+  assert packs == [1, 2, 16, 16]
   # 15 of 16 copies of the beginning are gone from the cache.
   caches = [
     plan_budget.parts(x, plan_shapes.ROLLOUT, 16, run, _ALONE)["cache"]
@@ -232,6 +234,14 @@ def test_of_a_model_with_adapters_these_alone_are_trained(tmp_path):
   )
   grads = lowered.out_info.grads
   assert plan_shapes.size(grads) == 4 * adapters
+
+
+def test_what_training_begins_with_is_held_once(described):
+  """Operations that are not trained use it, and so does the KL term."""
+  _, shapes, _ = described("Qwen3-0.6B", chunk_tokens=500)
+  assert shapes.reference is not None and shapes.policies.frozen is None
+  _, shapes, _ = described("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
+  assert shapes.reference is None and shapes.policies.frozen is not None
 
 
 def test_what_a_mesh_divides(described):
