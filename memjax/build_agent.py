@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from memjax import agents
+from memjax import attention
 from memjax import hf
 from memjax import memory_agent
 from memjax import memory_r1
@@ -165,6 +166,7 @@ def _embedder(
     dtype=config.model.dtype,
     scan_layers=config.model.scan_layers,
     remat="none",
+    attention=attention.resolve(config.model.attention, config.model.dtype),
   )
   if embedder.vocab_size < tokenizer.vocab_size:
     raise ValueError(

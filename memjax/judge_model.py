@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memjax import attention
 from memjax import hf
 from memjax import judge
 from memjax import judge_cache
@@ -86,7 +87,10 @@ class Checkpoint:
   def _model(self) -> tuple[qwen3.Config, qwen3.Params]:
     """Loaded when there is something to ask."""
     cfg, params = hf.load(self.path, dtype=self.dtype)
-    return dataclasses.replace(cfg, dtype=self.dtype, remat="none"), params
+    kind = attention.resolve("auto", self.dtype)
+    return dataclasses.replace(
+      cfg, dtype=self.dtype, remat="none", attention=kind
+    ), params
 
   def ask(
     self, prompts: Sequence[str]

@@ -172,8 +172,14 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
   if cfg.share_prefix:
     agent = dataclasses.replace(agent, group=G)
   # The same shapes, and it is traced where cuDNN is not installed.
-  model = dataclasses.replace(agent.model, attention="blocks")
-  traced = dataclasses.replace(agent, model=model)
+  plain = lambda model: dataclasses.replace(model, attention="blocks")
+  traced = dataclasses.replace(agent, model=plain(agent.model))
+  retriever = getattr(agent, "retriever", None)
+  if retriever and retriever.embedder:
+    retriever = dataclasses.replace(
+      retriever, embedder=plain(retriever.embedder)
+    )
+    traced = dataclasses.replace(traced, retriever=retriever)
   state = run.abstract_state()
   frozen = run.abstract_params() if run.adapters else None
   cast = _cast(state.params, run.model.dtype)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from memjax import agents
+from memjax import attention
 from memjax import build_agent
 from memjax import config as config_lib
 from memjax import hf
@@ -131,7 +132,8 @@ def load(
   config_lib.check(config)
   model, params = hf.load(path, dtype=dtype)
   tokenizer = tokenizer_lib.load(path)
-  model = dataclasses.replace(model, dtype=dtype)
+  kind = attention.resolve(config.model.attention, dtype)
+  model = dataclasses.replace(model, dtype=dtype, attention=kind)
   made = build_agent.make(config, model, tokenizer)
   others = build_agent.load_others(config, made)
   policies = dataclasses.replace(others, policy=params)

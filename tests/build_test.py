@@ -7,6 +7,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+import memjax
+from memjax import attention
 from memjax import build
 from memjax import config as config_lib
 from memjax import hf
@@ -351,6 +353,18 @@ def test_an_embedder_with_fewer_words_is_refused(reranking, model_dir):
     ValueError, match="embedder=.* has 256 embeddings, .*same"
   ):
     _made(reranking)
+
+
+def test_every_model_attends_as_the_device_can(reranking, monkeypatch):
+  """On an NVIDIA GPU the embedder, too, by the fused kernel."""
+  monkeypatch.setattr(attention, "resolve", lambda kind, dtype: "plain")
+  path = reranking.model.path
+  agent = _made(reranking).agent
+  few = {"candidates": 2, "retrieved": 3, "turns": 4}
+  name = reranking.agent.name
+  loaded = memjax.load(path, agent=name, style="words", **few)
+  models = agent.model, agent.retriever.embedder, loaded.agent.model
+  assert {x.attention for x in models} == {"plain"}
 
 
 def test_a_reranker_s_trainer_is_what_the_config_says(reranking):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from memjax import attention
 from memjax import build_judge
 from memjax import config as config_lib
 from memjax import hf
@@ -85,6 +86,12 @@ def test_exchanged_replies_exchange_the_verdicts(path, monkeypatch):
   assert [found[i].correct for i in range(5)] == [
     not other[i].correct for i in range(5)
   ]
+
+
+def test_it_attends_as_the_device_can(path, monkeypatch):
+  monkeypatch.setattr(attention, "resolve", lambda kind, dtype: "plain")
+  cfg, _ = judge_model.Checkpoint(path, "float32")._model
+  assert cfg.attention == "plain"
 
 
 def test_it_judges_through_the_same_prompt(path, tmp_path):
