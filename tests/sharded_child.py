@@ -3,8 +3,9 @@
     python sharded_child.py OUT STYLE DATA,FSDP,TENSOR DATA,FSDP,TENSOR
 
 writes what they give without a mesh and on the first, and the checkpoint of the
-first as the second reads it, for sharding_test.py to compare. A process of its
-own, as the number of devices cannot be changed.
+first as the second reads it, for sharding_test.py to compare; layers are
+unrolled if "-unrolled" stands behind the style. A process of its own, as the
+number of devices cannot be changed.
 """
 
 import dataclasses
@@ -48,11 +49,13 @@ _TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, eps=1e-3))
 
 
 def _agent(tokenizer, style):
+  style, _, unrolled = style.partition("-")
+  model = dataclasses.replace(_MODEL, scan_layers=not unrolled)
   op = recurrent.make_recurrent(tokenizer, style, capacity=3)
   # Random weights hardly ever draw one end token in 256: take many.
   op = dataclasses.replace(op, stop_ids=(1, *range(200, 250)))
   return memory_agent.MemoryAgent(
-    _MODEL,
+    model,
     op,
     chunk_tokens=6,
     question_tokens=2,
@@ -106,7 +109,7 @@ def compute(mesh, style):
           rows,
           np.arange(start, start + each),
           np.bool_(False),
-          cfg=_MODEL,
+          cfg=agent.model,
           objective=objective,
           pack=pack,
         )
@@ -116,7 +119,7 @@ def compute(mesh, style):
           params,
           rows,
           np.arange(each),
-          cfg=_MODEL,
+          cfg=agent.model,
           temperature=1.0,
           pack=pack,
         )

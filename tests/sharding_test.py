@@ -44,6 +44,7 @@ _CASES = [
   ("words", "2,2,2", "1,4,2"),
   ("words_chunk_first", "1,4,2", "2,2,2"),  # a group shares what it reads
   ("words", "8,1,1", "2,2,2"),
+  ("words-unrolled", "2,2,2", "8,1,1"),
 ]
 
 
