@@ -36,8 +36,10 @@ _ROWS = {
 def load(name: str) -> ml_collections.ConfigDict:
   """A config of configs/.
 
-  "name:model" for those that take a model, "name+style" for another style.
+  "name:model" for those that take a model, "name+style" for another style,
+  "name@remat" for another part that the backward pass computes again.
   """
+  name, _, remat = name.partition("@")
   name, _, style = name.partition("+")
   name, _, model = name.partition(":")
   path = _HERE.parent.parent / "configs" / f"{name}.py"
@@ -49,6 +51,7 @@ def load(name: str) -> ml_collections.ConfigDict:
   models = {"1p7b": "Qwen3-1.7B", "4b": "Qwen3-4B-Instruct-2507"}
   config.model.path = config.model.path or models[model]
   config.agent.style = style or config.agent.style
+  config.model.remat = remat or config.model.remat
   return config
 
 
@@ -59,6 +62,8 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
     device, _ = plan_devices.parse(_TARGET)
     with plan_compile.Compiler(config, device) as compiler:
       for program, counts in _ROWS.items():
+        if "@" in name and program != plan_shapes.GRADIENT:
+          continue  # as with any other remat
         for rows in counts:
           memory = compiler.measure(program, rows)
           print(program, rows, f"{memory.seconds:.0f} s", flush=True)
