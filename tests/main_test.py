@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import fake_results
 import jax
@@ -63,9 +64,15 @@ def test_out_of_memory_ends_in_one_line(monkeypatch):
   stopped = pytest.raises(
     SystemExit, match="to allocate 9 bytes.. python -m memjax.plan with"
   )
-  with flagsaver.flagsaver(), stopped:
+  with flagsaver.flagsaver():
     command_line.parse(["memjax", "--mode=compare", "--runs=a", "--runs=b"])
-    main.main(["memjax"])
+    with stopped:
+      main.main(["memjax"])
+    # Any other fault of the runtime is shown as it is.
+    fault = jax.errors.JaxRuntimeError("INTERNAL: a bug")
+    monkeypatch.setattr(versus, "run", mock.Mock(side_effect=fault))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+      main.main(["memjax"])
 
 
 def test_a_user_may_stop_it(monkeypatch):

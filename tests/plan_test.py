@@ -329,6 +329,20 @@ def test_decoding_waits_for_weights_and_caches(described):
   assert found.seconds == pytest.approx(by_hand, rel=1e-3)
 
 
+def test_each_device_reads_the_weights_for_its_own_rows(described):
+  run, _, work = described("Qwen3-0.6B", chunk_tokens=500)
+  call = plan_analytic.Call("update", 16, 1, 2048, 1024)
+  work = dataclasses.replace(work, calls=(call,), waves=1)
+  device, mesh = plan_devices.DEVICES["h100"], plan_devices.Mesh(2, 2)
+  alone = plan_analytic.costs(work, device, _ALONE, 100)
+  found = plan_analytic.costs(work, device, mesh, 100)
+  by_hand = 1024 * (4 * 2 * 0.596e9 + 16 * 2560 * 112 * 1024) / (4 * 3.35e12)
+  assert found["decoding"].seconds == pytest.approx(by_hand, rel=1e-3)
+  # Along data each device makes the whole step.
+  assert found["optimiser"].seconds == alone["optimiser"].seconds / 2
+  assert found["gradients"].seconds == alone["gradients"].seconds / 4
+
+
 def test_the_largest_is_the_last_that_fits():
   for slope, base in ((3.0, 7.0), (0.5, 0.0), (1.0, 99.0)):
     total = lambda n, slope=slope, base=base: base + slope * n
