@@ -24,6 +24,7 @@ from memjax import train
 from memjax.envs import example as example_lib
 
 _SHAPE = lora.Shape(2, 8.0, ("q", "o", "gate"))
+_forward = jax.jit(qwen3.forward, static_argnums=1)
 
 
 def _random(adapters):
@@ -69,8 +70,8 @@ def test_adapters_are_of_the_named_matrices(params):
 def test_they_change_nothing_at_first(params, agent, tokens):
   first = lora.init(jax.random.key(1), params, _SHAPE)
   joined = lora.join(params, first, _SHAPE)
-  got = qwen3.forward(joined, agent.model, tokens)
-  want = qwen3.forward(params, agent.model, tokens)
+  got = _forward(joined, agent.model, tokens)
+  want = _forward(params, agent.model, tokens)
   np.testing.assert_array_equal(got, want)
 
 
@@ -78,7 +79,7 @@ def test_they_change_nothing_at_first(params, agent, tokens):
 def test_beside_is_in(params, agent, adapters, tokens, scan_layers):
   """(alpha / r) x A B, as one matrix product more or in W itself."""
   cfg = dataclasses.replace(agent.model, scan_layers=scan_layers)
-  hidden = lambda p: np.asarray(qwen3.forward(p, cfg, tokens))
+  hidden = lambda p: np.asarray(_forward(p, cfg, tokens))
   beside = hidden(lora.join(params, adapters, _SHAPE))
   merged = lora.merge(params, adapters, _SHAPE)
   np.testing.assert_allclose(beside, hidden(merged), atol=2e-5)
@@ -132,7 +133,7 @@ def test_an_update_is_the_gradient_in_the_adapters(
     )
     return mean.value()
 
-  grads = jax.grad(loss)(adapters)
+  grads = jax.jit(jax.grad(loss))(adapters)
   copy = jax.tree.map(lambda x: jnp.array(x, copy=True), adapters)
   tx = optax.sgd(1.0)
   new, _, (metrics,) = learner.update(

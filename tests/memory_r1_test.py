@@ -627,14 +627,15 @@ def test_entries_are_found_by_embedding():
     )
   valid = np.asarray(state.valid)
   assert valid.sum() > 4
-  expected = retriever.embed(policies, state.text)
+  embed, fetch = jax.jit(retriever.embed), jax.jit(retriever.fetch)
+  expected = embed(policies, state.text)
   np.testing.assert_allclose(state.embedding[valid], expected[valid], atol=1e-5)
   norms = np.linalg.norm(np.asarray(state.embedding), axis=-1)
   np.testing.assert_allclose(norms, valid, atol=1e-5)
   # An entry is closest to itself.
   rows = np.flatnonzero(valid[:, 0])
   query = jax.tree.map(lambda x: x[:, 0], state.text)
-  slots, _ = retriever.fetch(
+  slots, _ = fetch(
     policies,
     state,
     tasks.Query(query, token_lib.from_nested([[]] * len(valid))),

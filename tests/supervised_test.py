@@ -8,6 +8,7 @@ import pytest
 from memjax import qwen3
 from memjax import sampling
 from memjax import supervised
+from memjax import tokens as token_lib
 
 
 def _pairs(tokenizer):
@@ -48,19 +49,25 @@ def test_pairs_are_learnt(params, agent, tokenizer):
   assert params["embed"].is_deleted() is False
 
 
+@jax.jit(static_argnums=1)
+def _logp(params, cfg, rows):
+  logits = qwen3.logits(params, cfg, rows.ids, rows.length)
+  return jax.nn.log_softmax(logits)[0]
+
+
 def test_the_loss_is_a_mean_over_response_tokens(params, agent, tokenizer):
   pairs = _pairs(tokenizer)
   rows = supervised._batch(pairs, np.random.default_rng(0), 4)
-  got = supervised.negative_log_likelihood(params, agent.model, rows)
+  loss = jax.jit(supervised.negative_log_likelihood, static_argnums=1)
+  got = loss(params, agent.model, rows)
   total, count = 0.0, 0
   for b in range(4):
     n = int(rows.prompt.length[b])
     prompt = np.asarray(rows.prompt.ids)[b, :n].tolist()
     m = int(rows.response.length[b])
     response = np.asarray(rows.response.ids)[b, :m].tolist()
-    ids = np.array([prompt + response])
-    logits = qwen3.logits(params, agent.model, ids, np.array([len(ids[0])]))
-    logp = jax.nn.log_softmax(logits)[0]
+    row = token_lib.from_lists([prompt + response], 8)
+    logp = _logp(params, agent.model, row)
     for t, token in enumerate(response):
       total -= float(logp[len(prompt) + t - 1, token])
       count += 1
