@@ -94,32 +94,9 @@ def test_sums_do_not_depend_on_the_micro_batch(params, agent, rows):
   assert float(jnp.abs(jax.tree.leaves(whole.grads)[0]).max()) > 1e-3
 
 
-def test_the_step_is_the_gradient_of_the_mean(params, agent, rows):
-  """Over all rows of both shapes: sum of numerators / sum of denominators."""
-
-  def loss(params):
-    total = []
-    for part in rows:
-      logp, entropy = rows_lib.logp_and_entropy(params, agent.model, part)
-      mean, _ = losses.multi_conv_dapo(
-        logp, logp, None, part.adv, part.mask, _LOSS, entropy
-      )
-      total.append(mean)
-    return (total[0] + total[1]).value()
-
-  want = jax.grad(loss)(params)
-  new, _, (metrics,) = _update(params, agent, rows, tx=optax.sgd(1.0))
-  got = jax.tree.map(lambda old, x: old - x, params, new)
-  _assert_close(got, want, 1e-5)
-  np.testing.assert_allclose(
-    metrics["grad_norm"], optax.tree.norm(want), rtol=1e-4
-  )
-  np.testing.assert_allclose(metrics["loss"], loss(params), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["grpo", "gspo", "dr_grpo"])
-def test_every_objective_may_be_cut(params, agent, rows, name):
-  objective = learner.Objective(name, _LOSS)
+def test_an_objective_of_whole_sequences_may_be_cut(params, agent, rows):
+  """That of one ratio each; losses_test.py cuts the others."""
+  objective = learner.Objective("gspo", _LOSS)
   run = lambda size: _update(
     params,
     agent,
@@ -165,16 +142,6 @@ def test_old_logp_of_later_minibatches_is_that_of_the_start(
     params, agent, rows, minibatches=2, old_logp=old, tx=optax.sgd(0.1)
   )[0]
   _assert_close(run("trainer"), run("sampler"), 1e-4)
-
-
-def test_zero_advantages_give_exactly_no_gradient(params, agent, rows):
-  dead = [
-    dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
-  ]
-  new, _, (metrics,) = _update(params, agent, dead, tx=optax.sgd(1.0))
-  assert float(metrics["grad_norm"]) == 0.0
-  for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(params)):
-    np.testing.assert_array_equal(a, b)
 
 
 def test_without_rows_there_is_no_step(params, agent, rows):
@@ -265,11 +232,14 @@ def test_bfloat16_computes_on_float32_masters(params, agent, rows):
 
 
 @pytest.mark.parametrize("name", ["multi_conv_dapo", "grpo", "dr_grpo"])
-def test_rows_without_advantage_are_not_read(
+def test_the_step_is_the_gradient_of_the_mean(
   params, agent, rows, monkeypatch, name
 ):
-  """The same step as with all of them, whatever the loss divides by."""
-  adv = lambda part: jnp.where(part.adv > 0.4, part.adv, 0.0)
+  """Over all rows: sum of numerators / sum of denominators.
+
+  Whatever the loss divides by, and though rows without advantage are not read.
+  """
+  adv = lambda part: jnp.where(jnp.abs(part.adv) > 0.4, part.adv, 0.0)
   some = [dataclasses.replace(part, adv=adv(part)) for part in rows]
 
   def loss(params):
@@ -293,8 +263,12 @@ def test_rows_without_advantage_are_not_read(
   objective = learner.Objective(name=name, loss=_LOSS)
   tx = optax.sgd(1.0)
   new, _, (metrics,) = _update(params, agent, some, tx=tx, objective=objective)
-  want = jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params))
-  _assert_close(new, want)
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  _assert_close(new, jax.tree.map(lambda p, g: p - g, params, grads))
+  np.testing.assert_allclose(metrics["loss"], value, atol=1e-5)
+  np.testing.assert_allclose(
+    metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-4
+  )
   live = [x for part in some for x in np.asarray(part.adv)[_index(part)] if x]
   assert sorted(read) == pytest.approx(sorted(live))
   total = sum(len(_index(part)) for part in some)
@@ -310,13 +284,33 @@ def test_rows_without_advantage_are_not_read(
 def test_a_minibatch_without_any_advantage_is_still_a_step(params, agent, rows):
   """Momentum goes on, as it would if the rows had been read."""
   none = [
-    dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
+    (dataclasses.replace(part, adv=jnp.zeros_like(part.adv)), _index(part))
+    for part in rows
   ]
-  tx = optax.sgd(1.0)
-  new, _, (metrics,) = _update(params, agent, none, tx=tx)
-  _assert_close(new, params, atol=0)
+  tx = optax.sgd(1.0, momentum=0.5)
+  moved, opt_state, _ = _update(params, agent, rows, tx=tx)
+  before = jax.device_get(moved)
+  new, _, (metrics,) = learner.update(
+    moved,
+    opt_state,
+    none,
+    None,
+    cfg=agent.model,
+    objective=learner.Objective(loss=_LOSS),
+    tx=tx,
+    minibatches=1,
+    micro_batch=16,
+    old_logp="trainer",
+    rng=np.random.default_rng(0),
+  )
   assert set(metrics) == {"loss", "grad_norm", "finite", "skipped"}
   assert metrics["skipped"] == 1 and metrics["finite"]
+  assert metrics["grad_norm"] == 0
+  # Half of the first step again.
+  first = jax.tree.map(lambda a, b: a - b, before, params)
+  want = jax.tree.map(lambda a, step: a + step / 2, before, first)
+  _assert_close(new, want)
+  assert max(np.abs(x).max() for x in jax.tree.leaves(first)) > 1e-3
 
 
 def test_rows_are_cut_to_their_length(params, agent, rows):
