@@ -1,4 +1,4 @@
-"""Notebooks 01 to 03 run, from both folders, and do what they say."""
+"""Notebooks 01 to 03 run, and do what they say."""
 
 import ast
 import collections
@@ -22,30 +22,30 @@ _STEPS = 2
 _SMALL = {
   "config.train.steps = STEPS": f"config.train.steps = {_STEPS}\n"
   "config.rollout.update(questions=6, wave_questions=6)",
-  "batch_size=192, samples=0": "batch_size=48, samples=0",
+  "batch_size=192, samples=0": "batch_size=48, samples=0, controls=()",
 }
 
 
-@pytest.fixture(scope="module", params=[".", "notebooks"])
-def scan(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
   """What 01 leaves after two iterations and 48 questions."""
   changes = _SMALL | run_notebook.workdir(tmp_path_factory.mktemp("scan"))
   changes |= {"QUESTIONS = 384 ": "QUESTIONS = 48 "}
   with pytest.MonkeyPatch.context() as patch:
-    patch.chdir(run_notebook.ROOT / request.param)
+    patch.chdir(run_notebook.ROOT)
     return run_notebook.execute(_SCAN, changes)
 
 
-@pytest.fixture(scope="module", params=[".", "notebooks"])
-def port(request):
+@pytest.fixture(scope="module")
+def port():
   """What 02 leaves where there is neither torch nor a model."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.chdir(run_notebook.ROOT / request.param)
+    patch.chdir(run_notebook.ROOT / "notebooks")
     return run_notebook.execute(_PORT)
 
 
-@pytest.fixture(scope="module", params=[".", "notebooks"])
-def rollout(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def rollout(tmp_path_factory):
   """What 03 leaves after two iterations and 48 questions."""
   changes = _SMALL | run_notebook.workdir(tmp_path_factory.mktemp("rollout"))
   changes |= {
@@ -53,7 +53,7 @@ def rollout(request, tmp_path_factory):
     "batch_size=192,\n": "batch_size=48,\n",
   }
   with pytest.MonkeyPatch.context() as patch:
-    patch.chdir(run_notebook.ROOT / request.param)
+    patch.chdir(run_notebook.ROOT / "notebooks")
     return run_notebook.execute(_ROLLOUT, changes)
 
 
@@ -75,6 +75,14 @@ def test_notebook_is_valid_and_bare(path):
       assert cell["outputs"] == [] and cell["execution_count"] is None
     else:
       assert "outputs" not in cell and "execution_count" not in cell
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+@pytest.mark.parametrize("path", run_notebook.NOTEBOOKS)
+def test_the_repository_is_found(path, folder, monkeypatch):
+  monkeypatch.chdir(run_notebook.ROOT / folder)
+  found = run_notebook.execute(path, cells=1)
+  assert (found["ROOT"] / "configs" / "memory_r1_tiny.py").is_file()
 
 
 @pytest.mark.parametrize("path", [_SCAN, _PORT, _ROLLOUT])
