@@ -170,8 +170,9 @@ def tuned(config):
   return config
 
 
-def test_a_run_trains_resumes_and_exports(tuned, tmp_path):
-  """Stopped after two iterations and gone on: the bits of a whole run."""
+@pytest.mark.slow
+def test_a_run_that_stops_ends_with_the_same_bits(tuned, tmp_path):
+  """Three trainings; train_test.py stops runs without adapters."""
   whole = train.train(build.make(tuned), tmp_path / "whole")
   tuned.train.steps = 2
   train.train(build.make(tuned), tmp_path / "parts")
@@ -185,17 +186,23 @@ def test_a_run_trains_resumes_and_exports(tuned, tmp_path):
   for one, two in zip(*lines, strict=True):
     for key in one.keys() - {"time/seconds", "time/tokens_per_s"}:
       assert one[key] == two[key], key
+
+
+def test_a_run_trains_and_exports(tuned, tmp_path):
+  tuned.train.steps = 2
+  tuned.eval.controls = ()
   run = build.make(tuned)
-  policies, _ = modes.load(run, tmp_path / "whole", "last")
+  train.train(run, tmp_path / "run")
+  policies, _ = modes.load(run, tmp_path / "run", "last")
   # A checkpoint holds the adapters alone.
   size = sum(x.size for x in jax.tree.leaves(run.abstract_state().params))
   assert size < qwen3.num_params(run.model) / 2
-  modes.export(run, tmp_path / "whole", "last", str(tmp_path / "out"))
+  modes.export(run, tmp_path / "run", "last", str(tmp_path / "out"))
   cfg, exported = hf.load(tmp_path / "out")
   rows = jnp.arange(12).reshape(2, 6)
-  got = qwen3.forward(exported, run.model, rows)
-  want = qwen3.forward(policies.policy, run.model, rows)
-  base = qwen3.forward(run.load_params(), run.model, rows)
+  got = _forward(exported, run.model, rows)
+  want = _forward(policies.policy, run.model, rows)
+  base = _forward(run.load_params(), run.model, rows)
   np.testing.assert_allclose(got, want, atol=2e-5)
   assert np.abs(want - base).max() > 1e-4
 
