@@ -99,6 +99,10 @@ def test_the_others_go_on(swept, tmp_path, monkeypatch, caplog, capsys):
   swept.train.steps = 3
   compare.run(swept, tmp_path)
   assert len(trained) == 18
+  # Nor one of more iterations for one of fewer.
+  swept.train.steps = 2
+  with pytest.raises(ValueError, match="was trained for 3 iterations, .*=2"):
+    compare.run(swept, tmp_path)
 
 
 def test_another_error_stops_and_the_rest_goes_on(
