@@ -62,7 +62,7 @@ def _long_texts(path):
 )
 def test_the_agent_is_one_key(make, tmp_path):
   config = make(tmp_path)
-  config.eval.update(samples=0, traces=1, batch_size=4)
+  config.eval.update(samples=0, traces=1, batch_size=4, controls=())
   config.rollout.update(questions=2, wave_questions=2, group_size=2)
   found = {}
   for name in build_agent.AGENTS:

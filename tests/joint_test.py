@@ -77,7 +77,9 @@ class _Crash(Exception):
   pass
 
 
-@pytest.mark.parametrize("dies_at", [3, None])
+@pytest.mark.parametrize(
+  "dies_at", [3, pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_a_joint_run_that_stops_ends_with_the_same_bits(
   joint, tmp_path, monkeypatch, dies_at
 ):
