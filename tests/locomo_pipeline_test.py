@@ -75,6 +75,7 @@ def test_two_iterations_on_locomo(data_dir, tmp_path):
       "--config.eval.every=2",
       "--config.eval.batch_size=4",
       "--config.eval.samples=0",
+      "--config.eval.controls=('oracle',)",
       "--config.eval.examples=4",
       f"--workdir={tmp_path}/run",
     ],

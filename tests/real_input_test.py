@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from memjax import hf
 from memjax import metrics as metrics_lib
@@ -54,6 +55,7 @@ def _main(*arguments):
   return done
 
 
+@pytest.mark.slow
 def test_two_iterations_on_hotpotqa(data_dir, tmp_path):
   files = sorted((data_dir / "hotpotqa").glob("*.json"))
   for name, file in zip(("train", "eval"), files):
