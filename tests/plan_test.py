@@ -236,12 +236,18 @@ def test_of_a_model_with_adapters_these_alone_are_trained(tmp_path):
   assert plan_shapes.size(grads) == 4 * adapters
 
 
-def test_what_training_begins_with_is_held_once(described):
+def test_what_training_begins_with_is_held_once(described, tmp_path):
   """Operations that are not trained use it, and so does the KL term."""
   _, shapes, _ = described("Qwen3-0.6B", chunk_tokens=500)
   assert shapes.reference is not None and shapes.policies.frozen is None
   _, shapes, _ = described("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
   assert shapes.reference is None and shapes.policies.frozen is not None
+  config = _config("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
+  config.lora.rank = 4
+  config, _ = plan_shapes.resolve(config, tmp_path)
+  shapes = plan_shapes.describe(build.make(config, needs_data=False))
+  assert shapes.frozen is not None
+  assert shapes.reference is None and shapes.policies.frozen is None
 
 
 def test_what_a_mesh_divides(described):
