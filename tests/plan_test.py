@@ -167,6 +167,19 @@ def test_a_shared_beginning_is_planned_once_for_a_group(described):
   assert shared.shorter(100).calls[0].shared == call.shared - 100
 
 
+def test_a_shared_first_turn_is_one_of_the_turns(described):
+  """Of 8 turns: one of which a group reads the prompt once, and 7."""
+  run, _, _ = described("Qwen3-0.6B", chunk_tokens=500)
+  run = dataclasses.replace(
+    run, collect=dataclasses.replace(run.collect, share_prefix=True)
+  )
+  work = plan_budget.describe_work(run, plan_shapes.describe(run))
+  first, later, answer = work.calls
+  assert (first.op, first.times, first.group) == ("update", 1, 16)
+  assert (later.op, later.times, later.shared) == ("update", 7, 0)
+  assert (answer.op, answer.times) == ("answer", 1)
+
+
 def test_what_is_held_is_counted_once_per_purpose(described):
   run, shapes, work = described("Qwen3-0.6B", chunk_tokens=500)
   count, made = qwen3.num_params(run.model), _plan(run, shapes, work)

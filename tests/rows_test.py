@@ -55,6 +55,12 @@ def test_a_width_below_that_of_responses(params, agent, group, scan_layers):
     np.testing.assert_allclose(got[mask], want[mask], atol=1e-5)
 
 
+def test_a_pack_is_read_if_any_row_has_an_advantage():
+  rows = _rows(_PROMPTS, _RESPONSES, 2)
+  rows = dataclasses.replace(rows, adv=jnp.array([0.0, 1.0, 0.0, 0.0]))
+  assert batching.make(rows, 2, 1).live.tolist() == [True, False]
+
+
 @pytest.mark.parametrize("pack", [1, 2])
 def test_what_is_shared_counts_as_read(pack):
   """Once for each pack: 3 tokens of 6 before two rows, 1 before the others."""
