@@ -75,7 +75,7 @@ def resolve(
     # What it means on the target, not where the plan is made.
     narrow = config.model.dtype == "bfloat16"
     config.model.attention = "cudnn" if narrow else "blocks"
-  # How many devices there are is said by the target.
+  # Shapes are those of one device; the planner divides them.
   config.mesh.update(data=1, fsdp=1, tensor=1)
   bare = not config.model.tokenizer
   for section, key in (
@@ -217,7 +217,7 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
 
 
 def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
+  return jax.eval_shape(lambda x: qwen3.cast(x, dtype), params)
 
 
 def _policies(

@@ -38,7 +38,16 @@ def _index(rows):
   return np.flatnonzero(np.asarray(rows.weight))
 
 
-def _update(params, agent, rows, ref=None, tx=_TX, objective=None, **kwargs):
+def _update(
+  params,
+  agent,
+  rows,
+  ref=None,
+  tx=_TX,
+  objective=None,
+  opt_state=None,
+  **kwargs,
+):
   settings = {
     "minibatches": 1,
     "micro_batch": 16,
@@ -48,7 +57,7 @@ def _update(params, agent, rows, ref=None, tx=_TX, objective=None, **kwargs):
   copy = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
   return learner.update(
     copy,
-    tx.init(copy),
+    tx.init(copy) if opt_state is None else opt_state,
     [(part, _index(part)) for part in rows],
     ref,
     cfg=agent.model,
@@ -155,19 +164,12 @@ def test_without_rows_there_is_no_step(params, agent, rows):
   tx = optax.adam(1e-2)
   moved, opt_state, _ = _update(params, agent, rows, tx=tx)
   before = jax.device_get((moved, opt_state))
-  none = np.array([], int)
-  *after, history = learner.update(
-    moved,
-    opt_state,
-    [(part, none) for part in rows],
-    None,
-    cfg=agent.model,
-    objective=learner.Objective(loss=_LOSS),
-    tx=tx,
-    minibatches=2,
-    micro_batch=16,
-    old_logp="trainer",
-    rng=np.random.default_rng(0),
+  none = [
+    dataclasses.replace(part, weight=jnp.zeros_like(part.weight))
+    for part in rows
+  ]
+  *after, history = _update(
+    moved, agent, none, tx=tx, opt_state=opt_state, minibatches=2
   )
   assert history == []
   for a, b in zip(jax.tree.leaves(tuple(after)), jax.tree.leaves(before)):
@@ -290,25 +292,11 @@ def test_the_step_is_the_gradient_of_the_mean(
 def test_a_minibatch_without_any_advantage_is_still_a_step(params, agent, rows):
   """Momentum goes on, as it would if the rows had been read."""
   none = [
-    (dataclasses.replace(part, adv=jnp.zeros_like(part.adv)), _index(part))
-    for part in rows
+    dataclasses.replace(part, adv=jnp.zeros_like(part.adv)) for part in rows
   ]
   tx = optax.sgd(1.0, momentum=0.5)
-  moved, opt_state, _ = _update(params, agent, rows, tx=tx)
-  before = jax.device_get(moved)
-  new, _, (metrics,) = learner.update(
-    moved,
-    opt_state,
-    none,
-    None,
-    cfg=agent.model,
-    objective=learner.Objective(loss=_LOSS),
-    tx=tx,
-    minibatches=1,
-    micro_batch=16,
-    old_logp="trainer",
-    rng=np.random.default_rng(0),
-  )
+  before, opt_state, _ = _update(params, agent, rows, tx=tx)
+  new, _, (metrics,) = _update(before, agent, none, tx=tx, opt_state=opt_state)
   assert set(metrics) == {"loss", "grad_norm", "finite", "skipped"}
   assert metrics["skipped"] == 1 and metrics["finite"]
   assert metrics["grad_norm"] == 0
