@@ -13,6 +13,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memjax import attention
 from memjax import attention_blocks
@@ -108,8 +109,9 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 def rope(x_BTNH: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
   """Rotary embedding (2104.09864) in the half-split form that Qwen3 uses."""
   half = x_BTNH.shape[-1] // 2
-  # float32: at theta 1e6 the slowest angles vanish in bfloat16.
-  frequency_h = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  # float32: at theta 1e6 the slowest angles vanish in bfloat16. A constant, by
+  # which XLA sees that all layers have the same angles.
+  frequency_h = (theta ** (-np.arange(half) / half)).astype(np.float32)
   angle = position_BT[..., None, None] * frequency_h[None, None, None, :]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   cos = jnp.concatenate([cos, cos], axis=-1).astype(x_BTNH.dtype)
