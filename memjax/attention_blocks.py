@@ -167,10 +167,11 @@ def _join(x: jax.Array, T: int) -> jax.Array:
   return jax.lax.slice_in_dim(x, 0, T, axis=3)
 
 
-def _spans(T: int) -> list[tuple[int, int]]:
-  """Parts of the queries, of which none reads the keys of a later one.
+def spans(T: int) -> list[tuple[int, int]]:
+  """Parts (start, end) of T tokens, of which none reads keys of a later one.
 
-  Of T x T scores, of which half count, n parts compute (n + 1) / 2n.
+  Of T x T scores, of which half count, n parts compute (n + 1) / 2n. Each part
+  is compiled.
   """
   parts = min(_SPANS, -(-T // _LEAST_SPAN))
   ends = [-(-T * i // parts) for i in range(parts + 1)]
@@ -179,7 +180,7 @@ def _spans(T: int) -> list[tuple[int, int]]:
 
 def _forward(block, query, key, value, prefixes):
   """Outputs and log-sum-exps, a block of queries after the other."""
-  spans = [
+  found = [
     _forward_span(
       block,
       query[..., start:stop, :],
@@ -187,9 +188,9 @@ def _forward(block, query, key, value, prefixes):
       value[..., :stop, :],
       prefixes,
     )
-    for start, stop in _spans(query.shape[3])
+    for start, stop in spans(query.shape[3])
   ]
-  out, total = zip(*spans)
+  out, total = zip(*found)
   return jnp.concatenate(out, axis=3), jnp.concatenate(total, axis=3)
 
 
@@ -223,9 +224,7 @@ def _blocks_backward(block, kept, d_out):
   query, key, value, prefixes, out, total = kept
   own = (out.astype(jnp.float32) * d_out).sum(-1)
   d_queries, sums = [], []
-  for start, stop in reversed(
-    _spans(query.shape[3])
-  ):  # the last reads all keys
+  for start, stop in reversed(spans(query.shape[3])):  # the last reads all keys
     rows = [x[:, :, :, start:stop] for x in (query, d_out, total, own)]
     d_query, found = _backward_span(
       block, rows, key[..., :stop], value[..., :stop, :], prefixes

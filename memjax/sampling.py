@@ -1,4 +1,7 @@
-"""Sampling: prefill, then one `while_loop` until every row has ended.
+"""Sampling: prefill, then a token of every row at a time until all have ended.
+
+New tokens have a cache of their own, all slots of which are read for each of
+them: it grows in a few steps (`attention_blocks.spans`), a `while_loop` each.
 
 The behaviour policy is the trained policy: softmax(logits / temperature) over
 the whole vocabulary, no top-k, no top-p. The log-probability of every sampled
@@ -18,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memjax import attention_blocks
 from memjax import qwen3
 from memjax import qwen3_head
 from memjax import tokens as token_lib
@@ -111,6 +115,7 @@ def decode(
   prefixes.append(cache)
   params, prefixes = qwen3.for_decoding(params, cfg, prefixes)
   stops = jnp.asarray(stop_ids, jnp.int32)
+  ends = [end for _, end in attention_blocks.spans(A)]
 
   def write(state: _State, hidden_BD: jax.Array, cache: qwen3.Cache) -> _State:
     """Samples token `step` from the hidden state of the one before it."""
@@ -130,6 +135,9 @@ def decode(
       state.length_B + ~state.done_B,
     )
 
+  def goes_on(end: int, state: _State) -> jax.Array:
+    return (state.step < end) & ~state.done_B.all()
+
   def body(state: _State) -> _State:
     hidden_BD, cache = qwen3.decode_step(
       params, cfg, state.token_B, state.cache, prefixes
@@ -139,17 +147,20 @@ def decode(
   state = _State(
     jnp.int32(0),
     jnp.zeros((B,), jnp.int32),
-    qwen3.room(cfg, B, A, zero=jnp.minimum(length_B.min(), 0)),
+    qwen3.room(cfg, B, ends[0], zero=jnp.minimum(length_B.min(), 0)),
     ~active_B,
     jnp.zeros((B, A), jnp.int32),
     jnp.zeros((B, A), jnp.float32),
     jnp.zeros((B,), jnp.int32),
   )
-  state = jax.lax.while_loop(
-    lambda state: (state.step < A) & ~state.done_B.all(),
-    body,
-    write(state, hidden_BD, state.cache),
-  )
+  state = write(state, hidden_BD, state.cache)
+  for end in ends:  # the cache is full when token `end` has been sampled
+    cache = qwen3.with_room(cfg, state.cache, end)
+    state = jax.lax.while_loop(
+      functools.partial(goes_on, min(end + 1, A)),
+      body,
+      dataclasses.replace(state, cache=cache),
+    )
   return Response(
     token_lib.Tokens(state.ids_BA, state.length_B),
     state.logp_BA,

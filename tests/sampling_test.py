@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax import attention_blocks
 from memjax import qwen3
 from memjax import sampling
 from memjax import tokens as token_lib
@@ -22,6 +25,15 @@ _STOPS = (0, 1, 2)
 _A = 6
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_spans():
+  """The cache of six new tokens grows twice."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(attention_blocks, "_LEAST_SPAN", 2)
+    assert len(attention_blocks.spans(_A)) == 3
+    yield
+
+
 @pytest.fixture(scope="module")
 def weights():
   params = jax.jit(qwen3.init, static_argnums=1)(jax.random.key(0), _CFG)
@@ -32,11 +44,14 @@ def _keys(count, seed=5):
   return jax.random.split(jax.random.key(seed), count)
 
 
-@jax.jit
-def _decode(params, prompt, key_B, temperature, active_B):
+def _compiled(cfg):
+  return jax.jit(lambda *args: _decode_with(cfg, *args))
+
+
+def _decode_with(cfg, params, prompt, key_B, temperature, active_B):
   return sampling.decode(
     params,
-    _CFG,
+    cfg,
     prompt,
     key_B,
     max_new_tokens=_A,
@@ -44,6 +59,9 @@ def _decode(params, prompt, key_B, temperature, active_B):
     temperature=temperature,
     active_B=active_B,
   )
+
+
+_decode = _compiled(_CFG)
 
 
 def _sample(weights, prompts=_PROMPTS, keys=None, temperature=1.0, active=None):
@@ -121,6 +139,21 @@ def test_a_row_depends_on_its_prompt_and_key_alone(weights):
   changed = _sample(weights, others, keys)
   assert token_lib.to_lists(changed.tokens)[0] == whole[0]
   assert token_lib.to_lists(_sample(weights, keys=_keys(4, 6)).tokens) != whole
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_a_cache_that_grows_changes_nothing(weights, scan_layers, monkeypatch):
+  cfg = dataclasses.replace(_CFG, scan_layers=scan_layers)
+  rows, keys = token_lib.from_lists(_PROMPTS, 8), _keys(4)
+  # A row that is idle, and one that goes on to the end.
+  active = np.array([True, True, False, True])
+  args = weights, rows, keys, 1.0, active
+  grown = _compiled(cfg)(*args)
+  assert max(grown.tokens.length) > 4
+  monkeypatch.setattr(attention_blocks, "_LEAST_SPAN", 32)
+  whole = _compiled(cfg)(*args)
+  np.testing.assert_array_equal(grown.tokens.ids, whole.tokens.ids)
+  np.testing.assert_allclose(grown.logp, whole.logp, atol=1e-6)
 
 
 def test_idle_rows_write_nothing(weights):
