@@ -21,10 +21,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.experimental import layout
 
 from memjax import attention_blocks
 from memjax import qwen3_block
+from memjax import qwen3_cache
 from memjax import qwen3_head
 from memjax import sharding
 from memjax import tokens as token_lib
@@ -33,6 +33,7 @@ Params = qwen3_block.Params
 # Of rows [B, T] the tokens start [B] .. start + n - 1.
 Wanted = tuple[jax.Array, int]
 Config = qwen3_block.Config
+Cache = qwen3_cache.Cache
 
 _checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
 # From all of a layer to nothing: the less is stored, the more is done again.
@@ -43,21 +44,6 @@ REMATS = {
   ),
   "none": None,
 }
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-  """Keys and values of texts.
-
-  Attributes:
-    layers: (keys [L, B, K, H, S], values [L, B, K, S, H]) where layers are
-      scanned; else of each layer such a pair without L.
-    length: int32 [B], tokens of each text; one number if all have as many.
-  """
-
-  layers: Any
-  length: jax.Array
 
 
 def init(key: jax.Array, cfg: Config) -> Params:
@@ -127,53 +113,6 @@ def unstacked(params: Params, cfg: Config) -> Params:
     for i in range(L)
   )
   return params | {"layers": layers}
-
-
-def for_decoding(
-  params: Params, cfg: Config, prefixes: Sequence[Cache]
-) -> tuple[Params, list[Cache]]:
-  """Arranges what each new token reads as a CPU reads it fastest.
-
-  Keys in tiles, and matrices that have the same input in one. Where layers are
-  scanned, as on a GPU, both come back as they are.
-
-  Args:
-    params: from `unstacked`.
-    cfg: the model.
-    prefixes: from `read`; what comes back is for `decode_step` alone.
-  """
-  if cfg.scan_layers:
-    return params, list(prefixes)
-  tiles = lambda kv: (attention_blocks.in_tiles(kv[0]), kv[1])
-  layers = tuple(map(_side_by_side, params["layers"]))
-  return params | {"layers": layers}, [
-    Cache(tuple(map(tiles, x.layers)), x.length) for x in prefixes
-  ]
-
-
-def _side_by_side(layer: Params) -> Params:
-  """A layer with matrices qkv and gate_up in place of those that they join."""
-  layer = _joined(layer, "gate_up", ("gate", "up"))
-  return layer | {"attn": _joined(layer["attn"], "qkv", ("q", "k", "v"))}
-
-
-def _joined(tree: Params, name: str, parts: Sequence[str]) -> Params:
-  """One matrix for several; they stay apart where they have adapters."""
-  if any(len(tree[x]) > 1 for x in parts):
-    return tree
-  kernel = jnp.concatenate([tree[x]["kernel"] for x in parts], axis=1)
-  rest = {x: y for x, y in tree.items() if x not in parts}
-  return rest | {name: {"kernel": kernel}}
-
-
-def _row_major(x: jax.Array) -> jax.Array:
-  """Holds an array as it is written, for what reads it many times.
-
-  Left to itself XLA keeps the layout that it comes in, and transposes the keys
-  and values of all layers at once before the first token is decoded.
-  """
-  order = layout.Layout(major_to_minor=tuple(range(x.ndim)))
-  return layout.with_layout_constraint(x, order)
 
 
 def _through_layers(
@@ -324,7 +263,7 @@ def read(
   def run(x, layer, *before, wanted=None):
     before = _with_lengths(before, prefixes)
     x, kept = _layer(cfg, layer, x, position, before, wanted)
-    return x, jax.tree.map(_row_major, kept)
+    return x, jax.tree.map(qwen3_cache.row_major, kept)
 
   x, kept = _through_layers(
     run,
@@ -349,45 +288,6 @@ def _with_lengths(
   return tuple((*kv, p.length) for kv, p in zip(layers, prefixes))
 
 
-def room(
-  cfg: Config, rows: int, tokens: int, zero: jax.Array | int = 0
-) -> Cache:
-  """An empty cache for so many new tokens of each row.
-
-  Args:
-    cfg: the model.
-    rows: of the cache.
-    tokens: of each row.
-    zero: 0. Of a constant XLA makes one buffer for all calls of a program,
-      which is then held from the first call to the last; a value of the program
-      keeps them apart.
-  """
-  K, H, L = cfg.num_kv_heads, cfg.head_dim, cfg.num_layers
-  shapes = (rows, K, H, tokens), (rows, K, tokens, H)
-  zeros = lambda *first: tuple(
-    jnp.full((*first, *shape), zero, cfg.dtype) for shape in shapes
-  )
-  layers = zeros(L) if cfg.scan_layers else tuple(zeros() for _ in range(L))
-  return Cache(layers, jnp.int32(0))
-
-
-def with_room(cfg: Config, cache: Cache, tokens: int) -> Cache:
-  """A cache from `room` with room for so many tokens, at least what it has."""
-
-  def longer(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    key, value = pair
-    more = (0, tokens - key.shape[-1])
-    rest = [(0, 0)] * (key.ndim - 2)
-    return (
-      jnp.pad(key, [*rest, (0, 0), more]),
-      jnp.pad(value, [*rest, more, (0, 0)]),
-    )
-
-  pairs = cache.layers
-  layers = longer(pairs) if cfg.scan_layers else tuple(map(longer, pairs))
-  return Cache(layers, cache.length)
-
-
 def decode_step(
   params: Params,
   cfg: Config,
@@ -401,9 +301,9 @@ def decode_step(
     params: the model's parameters; see `unstacked`.
     cfg: the model.
     token_B: the tokens.
-    cache: of the tokens before these, from `room`.
+    cache: of the tokens before these, from `qwen3_cache.room`.
     prefixes: what stands before those, as `read` gives it (or
-      `for_decoding`): prompts, and before them what groups share.
+      `qwen3_cache.for_decoding`): prompts, and before them what groups share.
 
   Returns:
     (hidden [B, D], cache one longer).
@@ -418,7 +318,7 @@ def decode_step(
       _with_lengths(before, prefixes), qwen3_block.Cache(*own, cache.length)
     )
     x, kept = block.apply({"params": layer}, x, position, past)
-    kept = jax.tree.map(_row_major, kept)
+    kept = jax.tree.map(qwen3_cache.row_major, kept)
     return ((x, kept), None) if cfg.scan_layers else ((x, None), kept)
 
   x = _embed(params, cfg, token_B[:, None])

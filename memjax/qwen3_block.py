@@ -187,7 +187,7 @@ class Attention(nn.Module):
     B, T, _ = x_BTD.shape
     N, K, H = cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
     linear = lambda name, n: Linear(n * H, cfg.dtype, name=name)(x_BTD)
-    if self.has_variable("params", "qkv"):  # `qwen3.for_decoding`
+    if self.has_variable("params", "qkv"):  # `qwen3_cache.for_decoding`
       parts = linear("qkv", N + 2 * K)
       parts = jnp.split(parts, [N * H, (N + K) * H], axis=-1)
     else:

@@ -23,6 +23,7 @@ import numpy as np
 
 from memjax import attention_blocks
 from memjax import qwen3
+from memjax import qwen3_cache
 from memjax import qwen3_head
 from memjax import tokens as token_lib
 
@@ -50,7 +51,7 @@ class _State:
 
   step: jax.Array
   token_B: jax.Array
-  cache: qwen3.Cache
+  cache: qwen3_cache.Cache
   done_B: jax.Array
   ids_BA: jax.Array
   logp_BA: jax.Array
@@ -113,11 +114,13 @@ def decode(
   length_B = jnp.maximum(prompt.length, 1)
   hidden_BD, cache = qwen3.read(params, cfg, prompt.ids, length_B, prefixes)
   prefixes.append(cache)
-  params, prefixes = qwen3.for_decoding(params, cfg, prefixes)
+  params, prefixes = qwen3_cache.for_decoding(params, cfg, prefixes)
   stops = jnp.asarray(stop_ids, jnp.int32)
   ends = [end for _, end in attention_blocks.spans(A)]
 
-  def write(state: _State, hidden_BD: jax.Array, cache: qwen3.Cache) -> _State:
+  def write(
+    state: _State, hidden_BD: jax.Array, cache: qwen3_cache.Cache
+  ) -> _State:
     """Samples token `step` from the hidden state of the one before it."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(key_B)
     logits_BV = qwen3_head.unembed(params, cfg, hidden_BD)
@@ -147,7 +150,7 @@ def decode(
   state = _State(
     jnp.int32(0),
     jnp.zeros((B,), jnp.int32),
-    qwen3.room(cfg, B, ends[0], zero=jnp.minimum(length_B.min(), 0)),
+    qwen3_cache.room(cfg, B, ends[0], zero=jnp.minimum(length_B.min(), 0)),
     ~active_B,
     jnp.zeros((B, A), jnp.int32),
     jnp.zeros((B, A), jnp.float32),
@@ -155,7 +158,7 @@ def decode(
   )
   state = write(state, hidden_BD, state.cache)
   for end in ends:  # the cache is full when token `end` has been sampled
-    cache = qwen3.with_room(cfg, state.cache, end)
+    cache = qwen3_cache.with_room(cfg, state.cache, end)
     state = jax.lax.while_loop(
       functools.partial(goes_on, min(end + 1, A)),
       body,

@@ -18,6 +18,7 @@ from memjax import lora
 from memjax import losses
 from memjax import modes
 from memjax import qwen3
+from memjax import qwen3_cache
 from memjax import rows as rows_lib
 from memjax import tasks
 from memjax import train
@@ -98,7 +99,7 @@ def test_matrices_with_adapters_stay_apart(params, agent, adapters):
 
   def layer(params):
     params = qwen3.unstacked(params, agent.model)
-    return qwen3.for_decoding(params, agent.model, [])[0]["layers"][1]
+    return qwen3_cache.for_decoding(params, agent.model, [])[0]["layers"][1]
 
   plain = layer(params)
   assert plain["gate_up"]["kernel"].shape == (16, 64)

@@ -21,6 +21,7 @@ from memjax import plan_devices
 from memjax import plan_shapes
 from memjax import prompts
 from memjax import qwen3
+from memjax import qwen3_cache
 from memjax import qwen3_head
 from memjax import rows as rows_lib
 from memjax import tokenizer as tokenizer_lib
@@ -316,7 +317,7 @@ def test_a_cache_is_as_large_as_the_models(described):
   # Activations are in bfloat16, as are keys and values.
   bytes_ = plan_shapes.size(cache.layers)
   assert plan_analytic.cache_bytes(run.model, 3, 5) == bytes_
-  new = jax.eval_shape(lambda: qwen3.room(cfg, 3, 9))
+  new = jax.eval_shape(lambda: qwen3_cache.room(cfg, 3, 9))
   bytes_ = plan_shapes.size(new.layers)
   assert plan_analytic.cache_bytes(run.model, 3, 9) == bytes_
 

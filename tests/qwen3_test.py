@@ -10,6 +10,7 @@ import pytest
 
 from memjax import qwen3
 from memjax import qwen3_block
+from memjax import qwen3_cache
 from memjax import qwen3_head
 from memjax import tokens as token_lib
 
@@ -96,7 +97,7 @@ def test_cached_decoding_is_the_full_forward(weights, tokens):
   """Prompts of different lengths go on, each at its own next position."""
   length = np.array([4, 7])
   hidden, prompt = _read(weights, _CFG, tokens[:, :7], length)
-  cache = qwen3.room(_CFG, 2, 5)
+  cache = qwen3_cache.room(_CFG, 2, 5)
   full = _logits(weights, _CFG, tokens, jnp.array([12, 12]))
   full = np.asarray(jax.nn.log_softmax(full))
   for i in range(5):
@@ -236,9 +237,9 @@ def test_unrolled_decoding_is_scanned_decoding(weights, tokens):
   for x in (cfg, _CFG):
     hidden, read = _read(weights, x, prompt, length)
     unstacked = qwen3.unstacked(weights, x)
-    arranged, prefixes = qwen3.for_decoding(unstacked, x, [read])
+    arranged, prefixes = qwen3_cache.for_decoding(unstacked, x, [read])
     new, cache = _decode_step(
-      arranged, x, tokens[:, 0], qwen3.room(x, 2, 3), prefixes
+      arranged, x, tokens[:, 0], qwen3_cache.room(x, 2, 3), prefixes
     )
     found.append((hidden, new, _stacked(read), _stacked(cache)))
   _assert_close(*found)
