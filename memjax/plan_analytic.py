@@ -18,7 +18,6 @@ import math
 import jax.numpy as jnp
 
 from memjax import attention
-from memjax import attention_blocks
 from memjax import plan_devices
 from memjax import qwen3
 from memjax import qwen3_head
@@ -187,7 +186,6 @@ def rollout(cfg: qwen3.Config, call: Call) -> dict[str, float]:
   prefix = cache_bytes(cfg, W, call.shared)
   read = cache_bytes(cfg, B, P)
   whole = cache_bytes(cfg, B, P + call.response)
-  last_span, _ = attention_blocks.spans(call.response)[-1]
   moments = (
     {  # the last layer of prefill: scores, then their softmax
       "cache": prefix + read,
@@ -196,9 +194,6 @@ def rollout(cfg: qwen3.Config, call: Call) -> dict[str, float]:
     },
     {"cache": prefix + read, "activations": _mixing(cfg, B, P)},
     {"cache": prefix, "activations": _mixing(cfg, W, call.shared)},
-    {  # the cache grows a last time: keys, then values beside the shorter ones
-      "cache": prefix + whole + cache_bytes(cfg, B, last_span) / 2,
-    },
     {  # logits, their log-softmax and the noise
       "cache": prefix + whole,
       "logits": 3 * 4 * B * cfg.vocab_size,

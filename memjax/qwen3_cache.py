@@ -55,21 +55,15 @@ def room(
   return Cache(layers, jnp.int32(0))
 
 
-def with_room(cfg: Config, cache: Cache, tokens: int) -> Cache:
-  """A cache from `room` with room for so many tokens, at least what it has."""
-
-  def longer(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    key, value = pair
-    more = (0, tokens - key.shape[-1])
-    rest = [(0, 0)] * (key.ndim - 2)
-    return (
-      jnp.pad(key, [*rest, (0, 0), more]),
-      jnp.pad(value, [*rest, more, (0, 0)]),
-    )
-
-  pairs = cache.layers
-  layers = longer(pairs) if cfg.scan_layers else tuple(map(longer, pairs))
-  return Cache(layers, cache.length)
+def grown(cache: Cache, tokens: int) -> Cache:
+  """The cache of unrolled layers with room for so many tokens."""
+  layers = []
+  for key, value in cache.layers:
+    more, none = (0, tokens - key.shape[-1]), (0, 0)
+    key = jnp.pad(key, (none, none, none, more))
+    value = jnp.pad(value, (none, none, more, none))
+    layers.append((key, value))
+  return Cache(tuple(layers), cache.length)
 
 
 def row_major(x: jax.Array) -> jax.Array:

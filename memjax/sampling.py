@@ -1,7 +1,9 @@
 """Sampling: prefill, then a token of every row at a time until all have ended.
 
 New tokens have a cache of their own, all slots of which are read for each of
-them: it grows in a few steps (`attention_blocks.spans`), a `while_loop` each.
+them. That of unrolled layers grows in a few steps (`attention_blocks.spans`), a
+`while_loop` each. Stacked ones would be there twice for a moment, and have all
+their room from the start.
 
 The behaviour policy is the trained policy: softmax(logits / temperature) over
 the whole vocabulary, no top-k, no top-p. The log-probability of every sampled
@@ -116,7 +118,9 @@ def decode(
   prefixes.append(cache)
   params, prefixes = qwen3_cache.for_decoding(params, cfg, prefixes)
   stops = jnp.asarray(stop_ids, jnp.int32)
-  ends = [end for _, end in attention_blocks.spans(A)]
+  ends = [A]
+  if not cfg.scan_layers:
+    ends = [end for _, end in attention_blocks.spans(A)]
 
   def write(
     state: _State, hidden_BD: jax.Array, cache: qwen3_cache.Cache
@@ -157,13 +161,13 @@ def decode(
     jnp.zeros((B,), jnp.int32),
   )
   state = write(state, hidden_BD, state.cache)
-  for end in ends:  # the cache is full when token `end` has been sampled
-    cache = qwen3_cache.with_room(cfg, state.cache, end)
-    state = jax.lax.while_loop(
-      functools.partial(goes_on, min(end + 1, A)),
-      body,
-      dataclasses.replace(state, cache=cache),
-    )
+  for end in ends:
+    if end > ends[0]:
+      cache = qwen3_cache.grown(state.cache, end)
+      state = dataclasses.replace(state, cache=cache)
+    # The cache is full when token `end` has been sampled.
+    before = functools.partial(goes_on, min(end + 1, A))
+    state = jax.lax.while_loop(before, body, state)
   return Response(
     token_lib.Tokens(state.ids_BA, state.length_B),
     state.logp_BA,
