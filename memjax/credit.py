@@ -47,45 +47,22 @@ def f1(right: int, made: int, both: int) -> float:
   return 2 * both / (right + made) if right + made else 1.0
 
 
-def assign(
-  weights: Mapping[str, Weights],
-  outcome_WGq: np.ndarray,
-  formats: Mapping[str, np.ndarray],
-  truth_WG: np.ndarray | None,
-  penalty_WG: np.ndarray,
-  std_normalize: bool,
-  shuffle: np.random.Generator | None = None,
-  cited_WGq: np.ndarray | float = 0.0,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Advantages of each operation's calls: `compare` of their `terms`.
-
-  Args:
-    weights: by operation; "answer" is one of them.
-    outcome_WGq: what the verifier gave to each answer.
-    formats: by operation, [W, G] shares of well-formed calls; of calls that
-      each question takes, [W, G, q].
-    truth_WG: mean F1 of changes, or None where it is not known.
-    penalty_WG: added to every reward, at most 0.
-    std_normalize: divide by the group's standard deviation.
-    shuffle: permutes trajectories' rewards within each group: a control.
-    cited_WGq: share of the places that an answer cited.
-
-  Returns:
-    (advantage by operation, [W * G], or [W * G * q] where each question takes
-    a call; bool [W] where any of them is not zero).
-  """
-  rewards = terms(
-    weights, outcome_WGq, formats, truth_WG, penalty_WG, shuffle, cited_WGq
-  )
-  return compare(rewards, len(outcome_WGq), std_normalize)
-
-
 def compare(
   rewards: Mapping[str, Mapping[str, np.ndarray]],
   groups: int,
   std_normalize: bool,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Advantages within each of so many groups, from `terms`; see `assign`."""
+  """Advantages within each of so many groups.
+
+  Args:
+    rewards: from `terms`.
+    groups: W.
+    std_normalize: divide by the group's standard deviation.
+
+  Returns:
+    (advantage by operation, [W * G], or [W * G * q] where each question takes
+    a call; bool [W] where any of them is not zero).
+  """
   found, live = {}, np.zeros(groups, bool)
   for op, part in rewards.items():
     reward = part["outcome"] + part["format"] + part["citation"]
@@ -111,7 +88,17 @@ def terms(
   shuffle: np.random.Generator | None = None,
   cited_WGq: np.ndarray | float = 0.0,
 ) -> dict[str, dict[str, np.ndarray]]:
-  """What each term adds to an operation's reward, weighted; see `assign`.
+  """What each term adds to an operation's reward, weighted.
+
+  Args:
+    weights: by operation; "answer" is one of them.
+    outcome_WGq: what the verifier gave to each answer.
+    formats: by operation, [W, G] shares of well-formed calls; of calls that
+      each question takes, [W, G, q].
+    truth_WG: mean F1 of changes, or None where it is not known.
+    penalty_WG: added to every reward, at most 0.
+    shuffle: permutes trajectories' rewards within each group: a control.
+    cited_WGq: share of the places that an answer cited.
 
   Returns:
     By operation: "outcome", "format", "citation", "truth" and "penalty", each

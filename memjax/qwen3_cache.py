@@ -55,6 +55,17 @@ def room(
   return Cache(layers, jnp.int32(0))
 
 
+def capacities(cfg: Config, tokens: int) -> list[int]:
+  """How large the cache of so many new tokens is, one size after the other.
+
+  All slots are read for each token, so that of unrolled layers grows. Stacked
+  layers would be there twice while they do, and have all their room at once.
+  """
+  if cfg.scan_layers:
+    return [tokens]
+  return [end for _, end in attention_blocks.spans(tokens)]
+
+
 def grown(cache: Cache, tokens: int) -> Cache:
   """The cache of unrolled layers with room for so many tokens."""
   layers = []

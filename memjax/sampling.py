@@ -1,9 +1,7 @@
 """Sampling: prefill, then a token of every row at a time until all have ended.
 
-New tokens have a cache of their own, all slots of which are read for each of
-them. That of unrolled layers grows in a few steps (`attention_blocks.spans`), a
-`while_loop` each. Stacked ones would be there twice for a moment, and have all
-their room from the start.
+New tokens have a cache of their own, which may grow in a few steps
+(`qwen3_cache.capacities`), a `while_loop` each.
 
 The behaviour policy is the trained policy: softmax(logits / temperature) over
 the whole vocabulary, no top-k, no top-p. The log-probability of every sampled
@@ -23,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax import attention_blocks
 from memjax import qwen3
 from memjax import qwen3_cache
 from memjax import qwen3_head
@@ -118,9 +115,7 @@ def decode(
   prefixes.append(cache)
   params, prefixes = qwen3_cache.for_decoding(params, cfg, prefixes)
   stops = jnp.asarray(stop_ids, jnp.int32)
-  ends = [A]
-  if not cfg.scan_layers:
-    ends = [end for _, end in attention_blocks.spans(A)]
+  ends = qwen3_cache.capacities(cfg, A)
 
   def write(
     state: _State, hidden_BD: jax.Array, cache: qwen3_cache.Cache

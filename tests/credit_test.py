@@ -16,8 +16,18 @@ _TRUTH = np.array([[0.2, 0.8]])
 _NONE = np.zeros((1, 2))
 
 
+def _advantages(
+  weights, outcome, formats, truth, penalty, std, shuffle=None, cited=0.0
+):
+  """From what happened to advantages, and which groups have any."""
+  terms = credit.terms(
+    weights, outcome, formats, truth, penalty, shuffle, cited
+  )
+  return credit.compare(terms, len(outcome), std)
+
+
 def _assign(weights, penalty=_NONE, std=False, outcome=_OUTCOME):
-  return credit.assign(weights, outcome, _FORMATS, _TRUTH, penalty, std)
+  return _advantages(weights, outcome, _FORMATS, _TRUTH, penalty, std)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +86,7 @@ def test_normalised_by_the_deviation_of_the_group():
 
 def test_unknown_truth_is_not_needed_without_its_weight():
   weights = {"update": credit.Weights(1, 1, 0)}
-  found, _ = credit.assign(weights, _OUTCOME, _FORMATS, None, _NONE, False)
+  found, _ = _advantages(weights, _OUTCOME, _FORMATS, None, _NONE, False)
   np.testing.assert_allclose(found["update"], [0.625, -0.625], atol=1e-6)
 
 
@@ -107,8 +117,8 @@ def test_contexts_never_mix(std):
     array[1] = new[1]
   for op, array in formats.items():
     array[1] = other[1][op][1]
-  before, live = credit.assign(_ALL, *one, std)
-  after, live_after = credit.assign(
+  before, live = _advantages(_ALL, *one, std)
+  after, live_after = _advantages(
     _ALL, mixed[0], formats, mixed[1], mixed[2], std
   )
   for op in _ALL:
@@ -124,15 +134,15 @@ def test_questions_never_mix(std):
   changed = outcome.copy()
   changed[:, :, 1] = 1 - changed[:, :, 1] ** 2
   args = formats, truth, penalty, std
-  a = credit.assign(_ALL, outcome, *args)[0]["answer"].reshape(outcome.shape)
-  b = credit.assign(_ALL, changed, *args)[0]["answer"].reshape(outcome.shape)
+  a = _advantages(_ALL, outcome, *args)[0]["answer"].reshape(outcome.shape)
+  b = _advantages(_ALL, changed, *args)[0]["answer"].reshape(outcome.shape)
   np.testing.assert_array_equal(a[:, :, [0, 2]], b[:, :, [0, 2]])
   assert (a[:, :, 1] != b[:, :, 1]).any()
 
 
 @pytest.mark.parametrize("std", [False, True])
 def test_advantages_of_a_group_sum_to_zero(std):
-  found, _ = credit.assign(_ALL, *_random(2), std)
+  found, _ = _advantages(_ALL, *_random(2), std)
   for op, n in (("extract", 1), ("update", 1), ("answer", 3)):
     sums = found[op].reshape(5, 4, n).sum(1)
     np.testing.assert_allclose(sums, 0.0, atol=1e-5)
@@ -149,7 +159,7 @@ def test_a_group_is_live_if_any_of_its_rewards_differ():
   penalty[3, 0] = -0.5
   formats = {"update": np.ones((4, G)), "answer": np.ones((4, G, q))}
   both = {"update": credit.Weights(), "answer": credit.Weights()}
-  assign = lambda weights: credit.assign(
+  assign = lambda weights: _advantages(
     weights, outcome, formats, None, penalty, True
   )
   found, live = assign(both)
@@ -169,10 +179,8 @@ def test_a_group_is_live_if_any_of_its_rewards_differ():
 def test_shuffled_rewards_are_the_same_rewards():
   outcome, formats, truth, penalty = _random(3, W=8, G=6)
   args = outcome, formats, truth, penalty, False
-  plain, live = credit.assign(_ALL, *args)
-  mixed, live_mixed = credit.assign(
-    _ALL, *args, shuffle=np.random.default_rng(0)
-  )
+  plain, live = _advantages(_ALL, *args)
+  mixed, live_mixed = _advantages(_ALL, *args, shuffle=np.random.default_rng(0))
   assert live.tolist() == live_mixed.tolist()
   for op, n in (("extract", 1), ("update", 1), ("answer", 3)):
     a, b = plain[op].reshape(8, 6, n), mixed[op].reshape(8, 6, n)
@@ -184,7 +192,7 @@ def test_citation_counts_where_the_answer_is_right():
   # Both questions of the first rollout cite; its second answer is wrong.
   cited = np.array([[[0.5, 1.0], [1.0, 0.25]]])
   outcome = np.array([[[1.0, 0.0], [0.0, 1.0]]])
-  found, _ = credit.assign(
+  found, _ = _advantages(
     {
       "select": credit.Weights(0, 0, 0, citation=2.0),
       "answer": credit.Weights(1),
@@ -194,7 +202,7 @@ def test_citation_counts_where_the_answer_is_right():
     None,
     _NONE,
     False,
-    cited_WGq=cited,
+    cited=cited,
   )
   # Rewards are 1, 0 of the first rollout and 0, 1/2 of the second.
   np.testing.assert_allclose(found["select"], [0.5, -0.25, -0.5, 0.25])
@@ -204,11 +212,11 @@ def test_citation_counts_where_the_answer_is_right():
 def test_a_selection_that_nobody_cites_has_its_outcome_and_format():
   weights = {"select": credit.Weights(1.0, 0.5, 0.0, citation=1.0)}
   formats = {"select": np.array([[[True, True], [False, True]]])}
-  found, _ = credit.assign(weights, _OUTCOME, formats, None, _NONE, False)
+  found, _ = _advantages(weights, _OUTCOME, formats, None, _NONE, False)
   np.testing.assert_allclose(found["select"], [0.75, 0, -0.75, 0])
   # Question by question: a rollout's other question is no part of it.
   formats["select"][0, 0, 1] = False
-  found, _ = credit.assign(weights, _OUTCOME, formats, None, _NONE, False)
+  found, _ = _advantages(weights, _OUTCOME, formats, None, _NONE, False)
   np.testing.assert_allclose(found["select"], [0.75, -0.25, -0.75, 0.25])
 
 
@@ -219,8 +227,8 @@ def test_shuffling_moves_citations_with_the_rollout():
   weights = {"select": credit.Weights(1.0, 0.0, 0.0, citation=1.0)}
   args = weights, outcome, {"select": np.ones((6, 5, 2))}, None
   args = *args, np.zeros((6, 5)), False
-  plain, _ = credit.assign(*args, cited_WGq=cited)
-  mixed, _ = credit.assign(*args, np.random.default_rng(0), cited)
+  plain, _ = _advantages(*args, cited=cited)
+  mixed, _ = _advantages(*args, np.random.default_rng(0), cited)
   a, b = plain["select"].reshape(6, 5, 2), mixed["select"].reshape(6, 5, 2)
   assert (a != b).any()
   for w in range(6):  # pairs of a rollout's two questions stay together

@@ -7,6 +7,7 @@ import pytest
 
 from memjax import attention_blocks
 from memjax import qwen3
+from memjax import qwen3_cache
 from memjax import sampling
 from memjax import tokens as token_lib
 
@@ -36,20 +37,19 @@ def _keys(count, seed=5):
 
 
 def _compiled(cfg):
-  return jax.jit(lambda *args: _decode_with(cfg, *args))
+  def decode(params, prompt, key_B, temperature, active_B):
+    return sampling.decode(
+      params,
+      cfg,
+      prompt,
+      key_B,
+      max_new_tokens=_A,
+      stop_ids=_STOPS,
+      temperature=temperature,
+      active_B=active_B,
+    )
 
-
-def _decode_with(cfg, params, prompt, key_B, temperature, active_B):
-  return sampling.decode(
-    params,
-    cfg,
-    prompt,
-    key_B,
-    max_new_tokens=_A,
-    stop_ids=_STOPS,
-    temperature=temperature,
-    active_B=active_B,
-  )
+  return jax.jit(decode)
 
 
 _decode = _compiled(_CFG)
@@ -141,7 +141,8 @@ def test_a_cache_that_grows_changes_nothing(weights, monkeypatch):
   whole = _compiled(cfg)(*args)
   assert max(whole.tokens.length) > 4
   monkeypatch.setattr(attention_blocks, "_LEAST_SPAN", 2)
-  assert len(attention_blocks.spans(_A)) == 3
+  assert qwen3_cache.capacities(cfg, _A) == [2, 4, 6]
+  assert qwen3_cache.capacities(_CFG, _A) == [6]
   grown = _compiled(cfg)(*args)
   np.testing.assert_array_equal(grown.tokens.ids, whole.tokens.ids)
   np.testing.assert_allclose(grown.logp, whole.logp, atol=1e-6)
