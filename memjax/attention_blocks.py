@@ -4,12 +4,14 @@
 """
 
 import functools
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-# (key [W, K, H, P] or `in_tiles`, value [W, K, P, H], length [W])
+# (key [W, K n, H, b], value [W, K n, b, H], length [W]): of each head n tiles
+# of b tokens, one behind the other. There is one of all P, or as `in_tiles`.
 Prefix = tuple[jax.Array, jax.Array, jax.Array]
 
 _NEVER = -1e30
@@ -18,17 +20,22 @@ _LEAST_SPAN = 32
 _TILE = 64
 
 
-def in_tiles(keys: jax.Array) -> jax.Array:
-  """Keys [W, K, H, P] as n tiles [W, K, n, H, b], of 64 keys or a few less.
+def in_tiles(key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """A prefix's keys and values, n = 1, in tiles of 64 tokens or a few less.
 
-  For prefixes of `cached`, on a CPU: b keys in a row are H pieces of memory
-  that are P apart, those of a tile are one.
+  To decode on a CPU: 64 keys in a row are H pieces of memory that are P apart,
+  those of a tile are one.
   """
-  W, K, H, P = keys.shape
+  W, K, H, P = key.shape
   n = -(-P // _TILE)
   b = -(-P // n)
-  keys = jnp.pad(keys, ((0, 0), (0, 0), (0, 0), (0, n * b - P)))
-  return keys.reshape(W, K, H, n, b).swapaxes(2, 3)
+  none, more = (0, 0), (0, n * b - P)
+  key = jnp.pad(key, (none, none, none, more)).reshape(W, K, H, n, b)
+  value = jnp.pad(value, (none, none, more, none))
+  return (
+    key.swapaxes(2, 3).reshape(W, K * n, H, b),
+    value.reshape(W, K * n, b, H),
+  )
 
 
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
@@ -65,18 +72,6 @@ def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
   return found.reshape(*x.shape[:-1], -1)
 
 
-def _times_keys(query: jax.Array, keys: jax.Array, P: int) -> jax.Array:
-  """float32 [W, K, ..., P]: [W, K, ..., H] by P keys, maybe `in_tiles`."""
-  if keys.ndim == 4:
-    return _times(query, keys)
-  W, K, n, H, b = keys.shape
-  rows = jnp.repeat(_flat(query), n, axis=1)
-  found = _product(rows, keys.reshape(W, K * n, H, b), 3, 2)
-  found = found.reshape(W, K, n, -1, b).swapaxes(2, 3)
-  found = found.reshape(W, K, -1, n * b)[..., :P]
-  return found.reshape(*query.shape[:-1], P)
-
-
 def _times_transposed(x: jax.Array, matrix: jax.Array) -> jax.Array:
   """float32 [b, K, ..., Y] by [b, K, X, Y]."""
   found = _product(_flat(x), matrix, 3, 3)
@@ -88,14 +83,22 @@ def _summed(x: jax.Array, y: jax.Array) -> jax.Array:
   return _product(_flat(x), _flat(y), 2, 2)
 
 
-def _behind(x: jax.Array, prefixes: int) -> jax.Array:
-  """[B, K, ...] to [W, K, g, ...]: the rows of a prefix together."""
-  return x.reshape(prefixes, -1, *x.shape[1:]).swapaxes(1, 2)
+def _behind(x: jax.Array, prefix: Prefix) -> jax.Array:
+  """[B, K, ...] to [W, K n, g, ...]: for each tile the rows of its prefix."""
+  W, Kn = prefix[0].shape[:2]
+  x = x.reshape(W, -1, *x.shape[1:]).swapaxes(1, 2)
+  return jnp.repeat(x, Kn // x.shape[1], axis=1)
 
 
-def _beside(x: jax.Array) -> jax.Array:
-  """[W, K, g, ...] to [B, K, ...]."""
-  x = x.swapaxes(1, 2)
+def _beside(both: Callable[..., jax.Array], x: jax.Array, K: int) -> jax.Array:
+  """[W, K n, g, ...] to [B, K, ...]: of a head's tiles both of two, and so on.
+
+  Not a sum over n, which XLA's CPU backend would put into one piece with the
+  product before it and the one behind it, slower than the three.
+  """
+  x = x.reshape(len(x), K, -1, *x.shape[2:])
+  tiles = [x[:, :, i] for i in range(x.shape[2])]
+  x = functools.reduce(both, tiles).swapaxes(1, 2)
   return x.reshape(-1, *x.shape[2:])
 
 
@@ -105,16 +108,19 @@ def _scores(
   sees_BTS: jax.Array,
   prefixes: Sequence[Prefix],
 ) -> tuple[jax.Array, list[jax.Array]]:
-  """Masked scores [B, K, G, T, S], and of each prefix [W, K, g, G, T, P]."""
-  scale = query.shape[-1] ** -0.5
+  """Masked scores [B, K, G, T, S], and of each prefix [W, K n, g, G, T, b]."""
+  K, scale = query.shape[1], query.shape[-1] ** -0.5
   score = _times(query, key) * scale
   score = jnp.where(sees_BTS[:, None, None], score, _NEVER)
   before = []
-  for keys, values, length_W in prefixes:
-    P = values.shape[-2]
-    found = _times_keys(_behind(query, len(length_W)), keys, P) * scale
-    there = jnp.arange(P)[None, :] < length_W[:, None]
-    before.append(jnp.where(there[:, None, None, None, None], found, _NEVER))
+  for prefix in prefixes:
+    keys, _, length_W = prefix
+    found = _times(_behind(query, prefix), keys) * scale
+    n, b = keys.shape[1] // K, keys.shape[-1]
+    place = jnp.tile(jnp.arange(n * b).reshape(n, b), (K, 1))
+    there = place[None] < length_W[:, None, None]
+    there = there[:, :, None, None, None]
+    before.append(jnp.where(there, found, _NEVER))
   return score, before
 
 
@@ -126,18 +132,20 @@ def attend(
   prefixes: Sequence[Prefix],
 ) -> tuple[jax.Array, jax.Array]:
   """Output [B, K, G, T, H] and float32 log-sum-exp [B, K, G, T]."""
+  K = query.shape[1]
   score, before = _scores(query, key, sees_BTS, prefixes)
   # A row's own token is always seen, so the greatest score is finite.
   top = score.max(-1)
   for found in before:
-    top = jnp.maximum(top, _beside(found.max(-1)))
+    top = jnp.maximum(top, _beside(jnp.maximum, found.max(-1), K))
   weight = jnp.exp(score - top[..., None])
   total = weight.sum(-1)
   mixed = _times(weight.astype(value.dtype), value)
-  for found, (_, values, length_W) in zip(before, prefixes):
-    weight = jnp.exp(found - _behind(top, len(length_W))[..., None])
-    total += _beside(weight.sum(-1))
-    mixed += _beside(_times(weight.astype(value.dtype), values))
+  for found, prefix in zip(before, prefixes):
+    values = prefix[1]
+    weight = jnp.exp(found - _behind(top, prefix)[..., None])
+    total += _beside(jnp.add, weight.sum(-1), K)
+    mixed += _beside(jnp.add, _times(weight.astype(values.dtype), values), K)
   return (mixed / total[..., None]).astype(value.dtype), top + jnp.log(total)
 
 
@@ -292,10 +300,10 @@ def _backward(query, d_out, total, own, sees, key, value, prefixes):
 
   rows = query, d_out, total, own
   d_query, *sums = parts(score, *rows, key, value)
-  for found, (keys, values, length_W) in zip(before, prefixes):
-    behind = [_behind(x, len(length_W)) for x in rows]
-    more, *other = parts(found, *behind, keys, values)
-    d_query += _beside(more)
+  for found, prefix in zip(before, prefixes):
+    behind = [_behind(x, prefix) for x in rows]
+    more, *other = parts(found, *behind, *prefix[:2])
+    d_query += _beside(jnp.add, more, query.shape[1])
     sums += other
   return d_query.astype(dtype), sums
 

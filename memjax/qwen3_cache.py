@@ -92,8 +92,8 @@ def for_decoding(
 ) -> tuple[Params, list[Cache]]:
   """Arranges what each new token reads as a CPU reads it fastest.
 
-  Keys in tiles, and matrices that have the same input in one. Where layers are
-  scanned, as on a GPU, both come back as they are.
+  Prefixes in tiles, and matrices that have the same input in one. Where layers
+  are scanned, as on a GPU, both come back as they are.
 
   Args:
     params: from `qwen3.unstacked`.
@@ -103,7 +103,7 @@ def for_decoding(
   """
   if cfg.scan_layers:
     return params, list(prefixes)
-  tiles = lambda kv: (attention_blocks.in_tiles(kv[0]), kv[1])
+  tiles = lambda kv: attention_blocks.in_tiles(*kv)
   layers = tuple(map(_side_by_side, params["layers"]))
   return params | {"layers": layers}, [
     Cache(tuple(map(tiles, x.layers)), x.length) for x in prefixes

@@ -152,10 +152,14 @@ def test_tiles_hold_the_same_keys(P, n, b):
   query, keys = one(0, _B, 1, _K, _G, _H), one(1, _W, _K, _H, P)
   values, length = one(2, _W, _K, P, _H), np.array([P, P // 2])
   own = one(3, _B, _K, _H, 2), one(4, _B, _K, 2, _H), jnp.int32(1)
-  tiles = attention_blocks.in_tiles(keys)
-  assert tiles.shape == (_W, _K, n, _H, b)
-  np.testing.assert_array_equal(tiles[:, :, -1, :, 0], keys[..., (n - 1) * b])
-  got = attention.cached(query, *own, [(tiles, values, length)])
+  tiles = attention_blocks.in_tiles(keys, values)
+  assert tiles[0].shape == (_W, _K * n, _H, b)
+  assert tiles[1].shape == (_W, _K * n, b, _H)
+  # The last tile of the first head starts so many tokens in.
+  start = (n - 1) * b
+  np.testing.assert_array_equal(tiles[0][:, n - 1, :, 0], keys[:, 0, :, start])
+  np.testing.assert_array_equal(tiles[1][:, n - 1, 0], values[:, 0, start])
+  got = attention.cached(query, *own, [(*tiles, length)])
   want = attention.cached(query, *own, [(keys, values, length)])
   np.testing.assert_allclose(got, want, atol=1e-6)
 
