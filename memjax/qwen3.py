@@ -36,6 +36,9 @@ Config = qwen3_block.Config
 Cache = qwen3_cache.Cache
 
 _checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
+# Tokens that unrolled layers read at once: what they write then stays in the
+# caches of a CPU.
+_AT_ONCE = 2048
 # From all of a layer to nothing: the less is stored, the more is done again.
 REMATS = {
   "full": _checkpoint,
@@ -256,6 +259,37 @@ def read(
   Returns:
     (hidden [B, D] of each last token, cache).
   """
+  B, T = tokens_BT.shape
+  read_rows = functools.partial(_read, params, cfg, prefixes)
+  parts = _parts(cfg, B, T, prefixes)
+  if parts == 1:
+    return read_rows(tokens_BT, length_B)
+  cut = lambda x: x.reshape(parts, -1, *x.shape[1:])
+  found = jax.lax.map(lambda x: read_rows(*x), (cut(tokens_BT), cut(length_B)))
+  return jax.tree.map(lambda x: x.reshape(B, *x.shape[2:]), found)
+
+
+def _parts(cfg: Config, B: int, T: int, prefixes: Sequence[Cache]) -> int:
+  """In how many equal parts rows are read, one after the other.
+
+  Where layers are scanned, or rows are on several devices, or do not all go on
+  from the same text, it is one.
+  """
+  one_text = all(len(x.length) == 1 for x in prefixes)
+  if cfg.scan_layers or sharding.is_cut() or not one_text:
+    return 1
+  fits = lambda n: B % n == 0 and B // n * T <= _AT_ONCE
+  return next(filter(fits, range(1, B)), B)
+
+
+def _read(
+  params: Params,
+  cfg: Config,
+  prefixes: Sequence[Cache],
+  tokens_BT: jax.Array,
+  length_B: jax.Array,
+) -> tuple[jax.Array, Cache]:
+  """`read` of all rows at once."""
   B, T = tokens_BT.shape
   position = _start(prefixes, B)[:, None] + jnp.arange(T)[None, :]
   wanted = length_B - 1, 1

@@ -167,6 +167,11 @@ def abstract(tree: Any, mesh: jax.sharding.Mesh | None) -> Any:
   )
 
 
+def is_cut() -> bool:
+  """Whether there is a mesh here, over which arrays are cut."""
+  return not jax.sharding.get_abstract_mesh().empty
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   """Cuts an array of a compiled program; axes that are not named are whole."""
   mesh = jax.sharding.get_abstract_mesh()

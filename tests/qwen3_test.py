@@ -12,6 +12,7 @@ from memjax import qwen3
 from memjax import qwen3_block
 from memjax import qwen3_cache
 from memjax import qwen3_head
+from memjax import sharding
 from memjax import tokens as token_lib
 
 _CFG = qwen3.Config(
@@ -243,6 +244,35 @@ def test_unrolled_decoding_is_scanned_decoding(weights, tokens):
     )
     found.append((hidden, new, _stacked(read), _stacked(cache)))
   _assert_close(*found)
+
+
+@pytest.mark.parametrize(
+  "rows, texts, parts", [(6, 0, 3), (5, 0, 5), (6, 1, 3), (6, 2, 1)]
+)
+def test_rows_read_in_parts_are_those_read_at_once(
+  weights, tokens, monkeypatch, rows, texts, parts
+):
+  """Of 4 tokens two rows at a time, if all go on from the same text."""
+  cfg = dataclasses.replace(_CFG, scan_layers=False)
+  row = jnp.tile(tokens[:1], (rows, 1))[:, :4] + jnp.arange(rows)[:, None]
+  row %= _CFG.vocab_size
+  length, before = jnp.arange(rows) % 4 + 1, []
+  if texts:
+    shared = _read(weights, cfg, tokens[:texts, :3], jnp.array([3, 2])[:texts])
+    before = [shared[1]]
+  read = lambda *args: qwen3.read(args[0], cfg, *args[1:])
+  args = weights, row, length, before
+  whole = jax.jit(read)(*args)
+  assert " scan[" not in str(jax.make_jaxpr(read)(*args))
+  monkeypatch.setattr(qwen3, "_AT_ONCE", 8)
+  again = lambda *args: read(*args)  # or jit would find what it has compiled
+  jaxpr = str(jax.make_jaxpr(again)(*args))
+  assert (f"length={parts}\n" in jaxpr) == (parts > 1)
+  _assert_close(jax.jit(again)(*args), whole)
+  on_mesh = lambda *args: read(*args)
+  kinds = (jax.sharding.AxisType.Auto,) * 3
+  with sharding.use(jax.make_mesh((1, 1, 1), sharding.AXES, axis_types=kinds)):
+    assert " scan[" not in str(jax.make_jaxpr(on_mesh)(*args))
 
 
 def _plain_logp(params, cfg, hidden, target, temperature):
