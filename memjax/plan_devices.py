@@ -92,7 +92,6 @@ DEVICES = {
     memory=150_100_000_000,
     **_HOPPER,
   ),
-  # The A800 is one with slower links.
   "a100": Device(
     "NVIDIA A100-SXM4-80GB",
     budget=79e9,
@@ -107,6 +106,10 @@ DEVICES = {
     clock=1.41,
   ),
 }
+# An A100 with slower links between devices.
+DEVICES["a800"] = dataclasses.replace(
+  DEVICES["a100"], name="NVIDIA A800-SXM4-80GB"
+)
 
 
 @dataclasses.dataclass(frozen=True)

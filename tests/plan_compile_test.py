@@ -91,7 +91,7 @@ def test_arguments_are_what_is_held(tiny):
   assert found.new < 4096
 
 
-@pytest.mark.parametrize("target", ["h200", "a100"])
+@pytest.mark.parametrize("target", ["h200", "a100", "a800"])
 def test_other_targets_compile(tiny, target):
   with plan_compile.Compiler(tiny, plan_devices.DEVICES[target]) as compiler:
     assert compiler.measure(plan_shapes.GRADIENT, 1).temporary > 0
