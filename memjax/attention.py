@@ -11,7 +11,8 @@ gradients are summed over the rows. What a group reads alike is a prefix of its
 rows (W groups), and a prompt is one of what is written behind it (W = B).
 
 Dimension key: B rows, W prefixes, g rows of a prefix, T tokens, S = T keys, P
-prefix keys, N query heads, K kv heads, G = N / K, H head width, b block.
+prefix keys in n tiles of p, N query heads, K kv heads, G = N / K, H head width,
+b block.
 """
 
 import functools

@@ -10,31 +10,32 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-# (key [W, K n, H, b], value [W, K n, b, H], length [W]): of each head n tiles
-# of b tokens, one behind the other. There is one of all P, or as `in_tiles`.
+# (key [W, K n, H, p], value [W, K n, p, H], length [W]): of each head n tiles
+# of p tokens, one behind the other. There is one of all P, or as `in_tiles`.
 Prefix = tuple[jax.Array, jax.Array, jax.Array]
 
 _NEVER = -1e30
 _SPANS = 4  # more are no faster on a CPU
 _LEAST_SPAN = 32
 _TILE = 64
+_TILES = 64  # at most: each is compiled
 
 
 def in_tiles(key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """A prefix's keys and values, n = 1, in tiles of 64 tokens or a few less.
+  """A prefix's keys and values, n = 1, in tiles of about 64 tokens.
 
   To decode on a CPU: 64 keys in a row are H pieces of memory that are P apart,
   those of a tile are one.
   """
   W, K, H, P = key.shape
-  n = -(-P // _TILE)
-  b = -(-P // n)
-  none, more = (0, 0), (0, n * b - P)
-  key = jnp.pad(key, (none, none, none, more)).reshape(W, K, H, n, b)
+  n = min(-(-P // _TILE), _TILES)
+  p = -(-P // n)
+  none, more = (0, 0), (0, n * p - P)
+  key = jnp.pad(key, (none, none, none, more)).reshape(W, K, H, n, p)
   value = jnp.pad(value, (none, none, more, none))
   return (
-    key.swapaxes(2, 3).reshape(W, K * n, H, b),
-    value.reshape(W, K * n, b, H),
+    key.swapaxes(2, 3).reshape(W, K * n, H, p),
+    value.reshape(W, K * n, p, H),
   )
 
 
@@ -62,24 +63,24 @@ def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
 
 
 def _flat(x: jax.Array) -> jax.Array:
-  """[b, K, ..., X] to [b, K, rows, X]."""
+  """[B, K, ..., X] to [B, K, rows, X]."""
   return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
 def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
-  """float32 [b, K, ..., X] by [b, K, X, Y]."""
+  """float32 [B, K, ..., X] by [B, K, X, Y]."""
   found = _product(_flat(x), matrix, 3, 2)
   return found.reshape(*x.shape[:-1], -1)
 
 
 def _times_transposed(x: jax.Array, matrix: jax.Array) -> jax.Array:
-  """float32 [b, K, ..., Y] by [b, K, X, Y]."""
+  """float32 [B, K, ..., Y] by [B, K, X, Y]."""
   found = _product(_flat(x), matrix, 3, 3)
   return found.reshape(*x.shape[:-1], -1)
 
 
 def _summed(x: jax.Array, y: jax.Array) -> jax.Array:
-  """float32 [b, K, X, Y]: x [b, K, ..., X] by y [b, K, ..., Y], all rows."""
+  """float32 [B, K, X, Y]: x [B, K, ..., X] by y [B, K, ..., Y], all rows."""
   return _product(_flat(x), _flat(y), 2, 2)
 
 
@@ -91,7 +92,7 @@ def _behind(x: jax.Array, prefix: Prefix) -> jax.Array:
 
 
 def _beside(both: Callable[..., jax.Array], x: jax.Array, K: int) -> jax.Array:
-  """[W, K n, g, ...] to [B, K, ...]: of a head's tiles both of two, and so on.
+  """[W, K n, g, ...] to [B, K, ...]: joins a head's tiles, one after the other.
 
   Not a sum over n, which XLA's CPU backend would put into one piece with the
   product before it and the one behind it, slower than the three.
@@ -108,7 +109,7 @@ def _scores(
   sees_BTS: jax.Array,
   prefixes: Sequence[Prefix],
 ) -> tuple[jax.Array, list[jax.Array]]:
-  """Masked scores [B, K, G, T, S], and of each prefix [W, K n, g, G, T, b]."""
+  """Masked scores [B, K, G, T, S], and of each prefix [W, K n, g, G, T, p]."""
   K, scale = query.shape[1], query.shape[-1] ** -0.5
   score = _times(query, key) * scale
   score = jnp.where(sees_BTS[:, None, None], score, _NEVER)
@@ -116,8 +117,8 @@ def _scores(
   for prefix in prefixes:
     keys, _, length_W = prefix
     found = _times(_behind(query, prefix), keys) * scale
-    n, b = keys.shape[1] // K, keys.shape[-1]
-    place = jnp.tile(jnp.arange(n * b).reshape(n, b), (K, 1))
+    n, p = keys.shape[1] // K, keys.shape[-1]
+    place = jnp.tile(jnp.arange(n * p).reshape(n, p), (K, 1))
     there = place[None] < length_W[:, None, None]
     there = there[:, :, None, None, None]
     before.append(jnp.where(there, found, _NEVER))

@@ -39,7 +39,7 @@ def default() -> ml_collections.ConfigDict:
         # Parameters of operations that are not trained; "": those of path.
         "frozen": "",
         "dtype": "bfloat16",  # of matrix products; masters are float32
-        # False: unrolled, and decoding arranged for a CPU; for CPUs alone.
+        # False: unrolled, and without cudnn arranged for a CPU.
         "scan_layers": True,
         # What the backward pass computes again: "full", whole layers; "dots",
         # all but products with weights; "none".

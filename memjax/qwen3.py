@@ -36,8 +36,7 @@ Config = qwen3_block.Config
 Cache = qwen3_cache.Cache
 
 _checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
-# Tokens that unrolled layers read at once: what they write then stays in the
-# caches of a CPU.
+# Tokens that a CPU reads at once: what layers write then stays in its caches.
 _AT_ONCE = 2048
 # From all of a layer to nothing: the less is stored, the more is done again.
 REMATS = {
@@ -257,8 +256,10 @@ def read(
       not copied into the cache.
 
   Returns:
-    (hidden [B, D] of each last token, cache).
+    (hidden [B, D] of each last token, cache with `qwen3_cache.slots`).
   """
+  more = qwen3_cache.slots(cfg, tokens_BT.shape[1]) - tokens_BT.shape[1]
+  tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, more)))
   B, T = tokens_BT.shape
   read_rows = functools.partial(_read, params, cfg, prefixes)
   parts = _parts(cfg, B, T, prefixes)
@@ -272,14 +273,15 @@ def read(
 def _parts(cfg: Config, B: int, T: int, prefixes: Sequence[Cache]) -> int:
   """In how many equal parts rows are read, one after the other.
 
-  Where layers are scanned, or rows are on several devices, or do not all go on
-  from the same text, it is one.
+  It is one on other devices than one CPU, and where rows do not all go on from
+  the same text, or where only far too small parts are equal.
   """
   one_text = all(len(x.length) == 1 for x in prefixes)
-  if cfg.scan_layers or sharding.is_cut() or not one_text:
+  if not cfg.for_cpu or sharding.is_cut() or not one_text:
     return 1
-  fits = lambda n: B % n == 0 and B // n * T <= _AT_ONCE
-  return next(filter(fits, range(1, B)), B)
+  least = min(-(-B * T // _AT_ONCE), B)
+  parts = next(n for n in range(least, B + 1) if B % n == 0)
+  return parts if parts <= 2 * least else 1
 
 
 def _read(

@@ -48,6 +48,11 @@ class Config:
   remat: str = "none"
   attention: str = "blocks"
 
+  @property
+  def for_cpu(self) -> bool:
+    """Whether reading and decoding are arranged as is fastest on a CPU."""
+    return not self.scan_layers and self.attention != "cudnn"
+
   def __post_init__(self):
     """Refuses sizes that do not divide."""
     if self.num_heads % self.num_kv_heads:

@@ -33,6 +33,15 @@ class Cache:
   length: jax.Array
 
 
+def slots(cfg: Config, tokens: int) -> int:
+  """How many slots a cache of so many tokens has: on a GPU, whole eights.
+
+  So its library multiplies in half precision, and XLA would make a copy of each
+  layer's values that is so, for each token.
+  """
+  return tokens if cfg.for_cpu else tokens + -tokens % 8
+
+
 def room(
   cfg: Config, rows: int, tokens: int, zero: jax.Array | int = 0
 ) -> Cache:
@@ -47,7 +56,8 @@ def room(
       keeps them apart.
   """
   K, H, L = cfg.num_kv_heads, cfg.head_dim, cfg.num_layers
-  shapes = (rows, K, H, tokens), (rows, K, tokens, H)
+  S = slots(cfg, tokens)
+  shapes = (rows, K, H, S), (rows, K, S, H)
   zeros = lambda *first: tuple(
     jnp.full((*first, *shape), zero, cfg.dtype) for shape in shapes
   )
@@ -58,10 +68,10 @@ def room(
 def capacities(cfg: Config, tokens: int) -> list[int]:
   """How large the cache of so many new tokens is, one size after the other.
 
-  All slots are read for each token, so that of unrolled layers grows. Stacked
-  layers would be there twice while they do, and have all their room at once.
+  All slots are read for each token, so that on a CPU it grows. Stacked layers
+  would be there twice while they do, and have all their room at once.
   """
-  if cfg.scan_layers:
+  if not cfg.for_cpu:
     return [tokens]
   return [end for _, end in attention_blocks.spans(tokens)]
 
@@ -92,16 +102,16 @@ def for_decoding(
 ) -> tuple[Params, list[Cache]]:
   """Arranges what each new token reads as a CPU reads it fastest.
 
-  Prefixes in tiles, and matrices that have the same input in one. Where layers
-  are scanned, as on a GPU, both come back as they are.
+  Prefixes in tiles, and matrices that have the same input in one. For other
+  devices both come back as they are.
 
   Args:
     params: from `qwen3.unstacked`.
     cfg: the model.
     prefixes: from `qwen3.read`; what comes back is for `qwen3.decode_step`
-      alone.
+      alone, in tiles as `attention_blocks.Prefix` says.
   """
-  if cfg.scan_layers:
+  if not cfg.for_cpu:
     return params, list(prefixes)
   tiles = lambda kv: attention_blocks.in_tiles(*kv)
   layers = tuple(map(_side_by_side, params["layers"]))

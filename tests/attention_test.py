@@ -146,22 +146,29 @@ def test_a_cache_is_seen_up_to_its_length(with_prefix):
     np.testing.assert_allclose(got[:, 0], want, atol=1e-6)
 
 
-@pytest.mark.parametrize("P, n, b", [(5, 1, 5), (64, 1, 64), (131, 3, 44)])
-def test_tiles_hold_the_same_keys(P, n, b):
+@pytest.mark.parametrize("P, n, p", [(5, 1, 5), (64, 1, 64), (131, 3, 44)])
+def test_tiles_hold_the_same_keys(P, n, p):
   one = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
   query, keys = one(0, _B, 1, _K, _G, _H), one(1, _W, _K, _H, P)
   values, length = one(2, _W, _K, P, _H), np.array([P, P // 2])
   own = one(3, _B, _K, _H, 2), one(4, _B, _K, 2, _H), jnp.int32(1)
   tiles = attention_blocks.in_tiles(keys, values)
-  assert tiles[0].shape == (_W, _K * n, _H, b)
-  assert tiles[1].shape == (_W, _K * n, b, _H)
+  assert tiles[0].shape == (_W, _K * n, _H, p)
+  assert tiles[1].shape == (_W, _K * n, p, _H)
   # The last tile of the first head starts so many tokens in.
-  start = (n - 1) * b
+  start = (n - 1) * p
   np.testing.assert_array_equal(tiles[0][:, n - 1, :, 0], keys[:, 0, :, start])
   np.testing.assert_array_equal(tiles[1][:, n - 1, 0], values[:, 0, start])
   got = attention.cached(query, *own, [(*tiles, length)])
   want = attention.cached(query, *own, [(keys, values, length)])
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_tiles_are_no_more_than_can_be_compiled(monkeypatch):
+  monkeypatch.setattr(attention_blocks, "_TILES", 2)
+  key, value = np.zeros((1, 1, 8, 131)), np.zeros((1, 1, 131, 8))
+  tiles = attention_blocks.in_tiles(key, value)
+  assert [x.shape for x in tiles] == [(1, 2, 8, 66), (1, 2, 66, 8)]
 
 
 def test_scores_of_later_tokens_are_left_out():
