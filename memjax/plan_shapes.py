@@ -27,7 +27,9 @@ from memjax import hf
 from memjax import learner
 from memjax import prompts
 from memjax import qwen3
+from memjax import qwen3_cache
 from memjax import rows as rows_lib
+from memjax import sampling
 from memjax import tasks
 from memjax import tokenizer as tokenizer_lib
 from memjax import tokens as token_lib
@@ -55,6 +57,8 @@ _SPECIAL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 # The programs of an iteration that decide what fits. Scoring by the reference
 # holds less than a gradient: neither sums nor what a backward pass keeps.
 ROLLOUT, GRADIENT, STEP = "rollout", "gradient", "step"
+# A part of ROLLOUT: the tokens of the longest rows, behind prompts' caches.
+DECODE = "decode"
 
 
 def resolve(
@@ -267,7 +271,7 @@ def lower(
   Args:
     run: the run.
     shapes: of the run, with the group size that a rollout is to have.
-    program: ROLLOUT, GRADIENT or STEP.
+    program: ROLLOUT, GRADIENT, STEP or DECODE.
     rows: of a micro-batch (GRADIENT).
     place: puts shapes on a device.
   """
@@ -280,6 +284,8 @@ def lower(
       state.key,
       run.collect.temperature,
     )
+  if program == DECODE:
+    return _lower_decode(run, shapes, place)
   with_ref = bool(run.config.objective.kl_coef)
   sums = place(
     jax.eval_shape(
@@ -308,6 +314,42 @@ def lower(
     width=part.capacity,
     frozen=place(shapes.frozen),
     adapters=run.adapters,
+  )
+
+
+_decode_jit = jax.jit(
+  sampling.decode_behind,
+  static_argnames=("cfg", "max_new_tokens", "stop_ids"),
+)
+
+
+def _lower_decode(
+  run: build.Run, shapes: Shapes, place: Callable[[Any], Any]
+) -> Any:
+  """Decoding alone, whose arguments are parameters and caches."""
+  params, rows = shapes.policies.policy, shapes.rows[shapes.longest]
+  W, G = run.collect.wave_questions, run.collect.group_size
+  # The same shapes, and it is traced where cuDNN is not installed.
+  plain = dataclasses.replace(run.model, attention="blocks")
+  read = functools.partial(
+    jax.eval_shape, lambda *args: qwen3.read(args[0], plain, *args[1:]), params
+  )
+  ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+  slots = functools.partial(qwen3_cache.slots, run.model)
+  shared, own = map(slots, lengths(rows.prompt))
+  prefixes = [read(ints(W, shared), ints(W))[1]] if shared else []
+  hidden, cache = read(ints(W * G, own), ints(W * G), prefixes)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), W * G))
+  return _decode_jit.lower(
+    place(params),
+    run.model,
+    place([*prefixes, cache]),
+    place(hidden),
+    place(keys),
+    place(jax.ShapeDtypeStruct((W * G,), bool)),
+    max_new_tokens=rows.response.ids.shape[1],
+    stop_ids=(0,),
+    temperature=run.collect.temperature,
   )
 
 

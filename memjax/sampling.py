@@ -103,8 +103,6 @@ def decode(
   Returns:
     The response of each row.
   """
-  B, A = prompt.length.shape[0], max_new_tokens
-  active_B = jnp.ones((B,), bool) if active_B is None else active_B
   shared, prompt = token_lib.parts(prompt)
   params, prefixes = qwen3.unstacked(params, cfg), []
   if shared is not None:
@@ -113,6 +111,51 @@ def decode(
   length_B = jnp.maximum(prompt.length, 1)
   hidden_BD, cache = qwen3.read(params, cfg, prompt.ids, length_B, prefixes)
   prefixes.append(cache)
+  if active_B is None:
+    active_B = jnp.ones(length_B.shape, bool)
+  return decode_behind(
+    params,
+    cfg,
+    prefixes,
+    hidden_BD,
+    key_B,
+    active_B,
+    max_new_tokens=max_new_tokens,
+    stop_ids=stop_ids,
+    temperature=temperature,
+  )
+
+
+def decode_behind(
+  params: qwen3.Params,
+  cfg: qwen3.Config,
+  prefixes: Sequence[qwen3_cache.Cache],
+  hidden_BD: jax.Array,
+  key_B: jax.Array,
+  active_B: jax.Array,
+  *,
+  max_new_tokens: int,
+  stop_ids: tuple[int, ...],
+  temperature: jax.Array | float,
+) -> Response:
+  """`decode` behind prompts that were read.
+
+  Args:
+    params: from `qwen3.unstacked`.
+    cfg: the model.
+    prefixes: from `qwen3.read`, the last of them of each row.
+    hidden_BD: of each prompt's last token.
+    key_B: as in `decode`, and what follows.
+    active_B: rows that write at all.
+    max_new_tokens: A.
+    stop_ids: of a row's end.
+    temperature: of the draws.
+
+  Returns:
+    The response of each row.
+  """
+  B, A = hidden_BD.shape[0], max_new_tokens
+  length_B = prefixes[-1].length
   params, prefixes = qwen3_cache.for_decoding(params, cfg, prefixes)
   stops = jnp.asarray(stop_ids, jnp.int32)
   ends = qwen3_cache.capacities(cfg, A)

@@ -114,6 +114,8 @@ def test_formulas_follow_xla(shipped, name):
   for figure in _FIGURES:
     if figure["config"] == name:
       program, rows = figure["program"], figure["rows"]
+      if program == plan_shapes.DECODE:
+        continue  # a part of what is planned
       found = plan_budget.formula(work, run, _ALONE)(program, rows)
       ratio = found / figure["temporary"]
       if program == plan_shapes.STEP:
@@ -121,7 +123,7 @@ def test_formulas_follow_xla(shipped, name):
         assert ratio >= 1 - 1e-3
       else:
         few = program == plan_shapes.GRADIENT and (
-          rows < work.micro_batch or work.longest.group > 1
+          rows != work.micro_batch or work.longest.group > 1
         )
         error = plan_analytic.ERROR_FEW if few else plan_analytic.ERROR
         assert ratio == pytest.approx(1, abs=error), (program, rows)
@@ -138,10 +140,26 @@ def test_shipped_configs_fit(shipped, name):
   }
   for figure in _FIGURES:
     program = figure["program"]
-    if figure["config"] == name and figure["rows"] == own[program]:
+    if figure["config"] == name and figure["rows"] == own.get(program):
       held = made.phase(program).total
       budget = plan_devices.DEVICES["h100"].budget
       assert held + figure["temporary"] < budget, program
+
+
+@pytest.mark.parametrize("name", [x for x in _SHIPPED if "@" not in x])
+def test_decoding_holds_little_beside_its_cache(shipped, name):
+  """Logits of one token of each row, and of a layer no more than a copy."""
+  run, shapes, _ = shipped(name)
+  (figure,) = (
+    row
+    for row in _FIGURES
+    if row["config"] == name and row["program"] == plan_shapes.DECODE
+  )
+  A = shapes.rows[shapes.longest].response.ids.shape[1]
+  new = jax.eval_shape(
+    lambda: qwen3_cache.room(run.model, run.collect.group_size, A)
+  )
+  assert 0 < figure["temporary"] - plan_shapes.size(new.layers) < 1e9
 
 
 def test_a_shared_beginning_is_planned_once_for_a_group(described):
@@ -316,10 +334,13 @@ def test_a_cache_is_as_large_as_the_models(described):
   )[1]
   # Activations are in bfloat16, as are keys and values.
   bytes_ = plan_shapes.size(cache.layers)
-  assert plan_analytic.cache_bytes(run.model, 3, 5) == bytes_
+  count = lambda n: plan_analytic.cache_bytes(
+    run.model, 3, qwen3_cache.slots(cfg, n)
+  )
+  assert count(5) == bytes_
   new = jax.eval_shape(lambda: qwen3_cache.room(cfg, 3, 9))
   bytes_ = plan_shapes.size(new.layers)
-  assert plan_analytic.cache_bytes(run.model, 3, 9) == bytes_
+  assert count(9) == bytes_
 
 
 def test_operations_are_those_that_xla_counts():

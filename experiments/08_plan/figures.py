@@ -28,6 +28,7 @@ FIGURES = _HERE / "figures.json"
 _TARGET = "h100"
 _ROWS = {
   plan_shapes.ROLLOUT: (16,),
+  plan_shapes.DECODE: (16,),
   plan_shapes.GRADIENT: (4, 2, 1),
   plan_shapes.STEP: (0,),
 }
@@ -48,8 +49,8 @@ def load(name: str) -> ml_collections.ConfigDict:
   spec.loader.exec_module(module)
   config = module.get_config(*[model] if model else [])
   # A data path says nothing of shapes; a model's does.
-  models = {"1p7b": "Qwen3-1.7B", "4b": "Qwen3-4B-Instruct-2507"}
-  config.model.path = config.model.path or models[model]
+  models = {"4b": "Qwen3-4B-Instruct-2507"}
+  config.model.path = config.model.path or models.get(model, "Qwen3-1.7B")
   config.agent.style = style or config.agent.style
   config.model.remat = remat or config.model.remat
   return config
