@@ -112,7 +112,7 @@ def _why(analytic: bool, devices: int) -> str:
   return (
     f"temporaries by formula, not compiled: {reason}. The formulas are within "
     f"{plan_analytic.ERROR:.0%} of XLA's figures in experiments/08_plan (of "
-    f"gradients with other rows, or rows that share, "
+    f"gradients with few rows, or rows that share, "
     f"{plan_analytic.ERROR_FEW:.0%}), and an upper bound for the optimiser step"
   )
 

@@ -213,20 +213,7 @@ def decode_behind(
   )
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=("cfg", "max_new_tokens", "stop_ids"),
-)
-def _decode(params, cfg, prompt, key_B, max_new_tokens, stop_ids, temperature):
-  return decode(
-    params,
-    cfg,
-    prompt,
-    key_B,
-    max_new_tokens=max_new_tokens,
-    stop_ids=stop_ids,
-    temperature=temperature,
-  )
+_decode = jax.jit(decode, static_argnames=("cfg", "max_new_tokens", "stop_ids"))
 
 
 def generate(
@@ -269,7 +256,13 @@ def generate(
     jnp.arange(len(prompts))
   )
   response = _decode(
-    params, cfg, rows, keys, max_new_tokens, tuple(stop_ids), temperature
+    params,
+    cfg,
+    rows,
+    keys,
+    max_new_tokens=max_new_tokens,
+    stop_ids=tuple(stop_ids),
+    temperature=temperature,
   )
   ids = token_lib.to_lists(response.tokens)
   logp = np.asarray(response.logp)

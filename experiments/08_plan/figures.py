@@ -49,8 +49,12 @@ def load(name: str) -> ml_collections.ConfigDict:
   spec.loader.exec_module(module)
   config = module.get_config(*[model] if model else [])
   # A data path says nothing of shapes; a model's does.
-  models = {"4b": "Qwen3-4B-Instruct-2507"}
-  config.model.path = config.model.path or models.get(model, "Qwen3-1.7B")
+  models = {
+    "": "Qwen3-1.7B",
+    "1p7b": "Qwen3-1.7B",
+    "4b": "Qwen3-4B-Instruct-2507",
+  }
+  config.model.path = config.model.path or models[model]
   config.agent.style = style or config.agent.style
   config.model.remat = remat or config.model.remat
   return config
