@@ -116,7 +116,9 @@ def _scores(
   before = []
   for prefix in prefixes:
     keys, _, length_W = prefix
-    found = _times(_behind(query, prefix), keys) * scale
+    # Products with one input XLA makes one for a GPU: with a copy of all keys.
+    rows = _behind(jax.lax.optimization_barrier(query), prefix)
+    found = _times(rows, keys) * scale
     n, p = keys.shape[1] // K, keys.shape[-1]
     place = jnp.tile(jnp.arange(n * p).reshape(n, p), (K, 1))
     there = place[None] < length_W[:, None, None]

@@ -15,7 +15,6 @@ import ml_collections
 import optax
 
 from memjax import agents
-from memjax import attention
 from memjax import build_agent
 from memjax import build_judge
 from memjax import build_mesh
@@ -60,6 +59,9 @@ ENVS = {
   "memory_bank": memory_bank.make,
   "suite": suite.Suite,
 }
+
+
+_unstacked = jax.jit(qwen3.unstacked, static_argnames="cfg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Run:
     """
     narrow = self.adapters and not masters
     if narrow and self.base_is_held:
-      return self._others.frozen
+      return self.frozen
     dtype = self.model.dtype if narrow else jnp.float32
     return hf.load(self.config.model.path, dtype, self.mesh)[1]
 
@@ -131,11 +133,35 @@ class Run:
     """Parameters beside the policy; a reranker's as training begins."""
     return build_agent.load_others(self.config, self.agent, self.mesh)
 
+  @property
+  def frozen(self) -> qwen3.Params | None:
+    """Parameters of operations that are not trained, or None."""
+    return self._others.frozen
+
+  @functools.cached_property
+  def _frozen_to_sample(self) -> qwen3.Params | None:
+    return self._to_sample(self.frozen)
+
+  def _to_sample(self, params: qwen3.Params | None) -> qwen3.Params | None:
+    """Each of unrolled layers in arrays of its own, which are read in place."""
+    if params is None or self.agent.model.scan_layers:
+      return params
+    return _unstacked(params, self.agent.model)
+
   def policies(
-    self, params: qwen3.Params, reranker_params: Any = None
+    self, params: qwen3.Params | None, reranker_params: Any = None
   ) -> agents.Policies:
-    """The trained parameters, and those that the agent needs beside them."""
-    found = dataclasses.replace(self._others, policy=params)
+    """What rollouts read: trained parameters, and those of others.
+
+    Args:
+      params: of the policy, from `whole`.
+      reranker_params: of a reranker; None: as training begins.
+    """
+    found = dataclasses.replace(
+      self._others,
+      policy=self._to_sample(params),
+      frozen=self._frozen_to_sample,
+    )
     if reranker_params is None:
       return found
     return self.trainer.policies(found, reranker_params)
@@ -205,7 +231,8 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
   optimizer.check_host(train)
   # What is wrong with a file is said before what an agent makes of it.
   env = _env(config) if needs_data else None
-  agent = build_agent.make(config, model, tokenizer)
+  rolled = dataclasses.replace(model, scan_layers=rollout.scan_layers)
+  agent = build_agent.make(config, rolled, tokenizer)
   if rollout.share_prefix and not agent.alike:
     raise ValueError(
       f"config.rollout.share_prefix=True, but a group of "
@@ -289,10 +316,8 @@ def _model(config: ml_collections.ConfigDict) -> qwen3.Config:
     )
   return dataclasses.replace(
     hf.load_config(config.path),
-    dtype=config.dtype,
-    scan_layers=config.scan_layers,
     remat=config.remat,
-    attention=attention.resolve(config.attention, config.dtype),
+    **build_agent.arithmetic(config),
   )
 
 

@@ -53,6 +53,17 @@ def make(
   return AGENTS[name](config, model, tokenizer)
 
 
+def arithmetic(model: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Fields of `qwen3.Config` that config.model has for all models of a run."""
+  auto = model.device == "auto"
+  return {
+    "dtype": model.dtype,
+    "scan_layers": model.scan_layers,
+    "device": jax.default_backend() if auto else model.device,
+    "attention": attention.resolve(model.attention, model.dtype),
+  }
+
+
 def trains_reranker(agent: agents.Agent) -> bool:
   """The agent has a reranker, and it is trained."""
   return hasattr(agent, "retriever") and agent.retriever.explores
@@ -76,6 +87,7 @@ def load_others(
       dataclasses.replace(
         cfg,
         scan_layers=agent.model.scan_layers,
+        device=agent.model.device,
         remat=agent.model.remat,
         attention=agent.model.attention,
       )
@@ -162,11 +174,7 @@ def _embedder(
       "such as Qwen3-Embedding"
     )
   embedder = dataclasses.replace(
-    hf.load_config(agent.embedder),
-    dtype=config.model.dtype,
-    scan_layers=config.model.scan_layers,
-    remat="none",
-    attention=attention.resolve(config.model.attention, config.model.dtype),
+    hf.load_config(agent.embedder), remat="none", **arithmetic(config.model)
   )
   if embedder.vocab_size < tokenizer.vocab_size:
     raise ValueError(

@@ -39,8 +39,10 @@ def default() -> ml_collections.ConfigDict:
         # Parameters of operations that are not trained; "": those of path.
         "frozen": "",
         "dtype": "bfloat16",  # of matrix products; masters are float32
-        # False: unrolled, and without cudnn arranged for a CPU.
+        # Of updates; False: unrolled, which compiles longer.
         "scan_layers": True,
+        # Platform that unrolled layers are arranged for; auto: that of jax.
+        "device": "auto",
         # What the backward pass computes again: "full", whole layers; "dots",
         # all but products with weights; "none".
         "remat": "full",
@@ -174,6 +176,9 @@ def default() -> ml_collections.ConfigDict:
         # What a group reads alike is read once: the beginnings of its prompts,
         # or the first ones, when all memories are empty.
         "share_prefix": False,
+        # False: unrolled, and a token reads keys, values and matrices in place;
+        # True: each layer's are copied first, and it compiles in a third.
+        "scan_layers": False,
         "temperature": 1.0,
         "dynamic_sampling": False,  # DAPO: only groups with two rewards count
         "max_waves": 48,  # at most so many per iteration to find them

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import optax
@@ -27,35 +28,40 @@ from memjax import supervised
 
 
 def load(
-  run: build.Run,
-  workdir: str | os.PathLike,
-  which: str,
-  merged: bool = False,
+  run: build.Run, workdir: str | os.PathLike, which: str
 ) -> tuple[agents.Policies, str]:
-  """Parameters of a workdir's "last" or "best" checkpoint, or "base".
-
-  In the dtype that the model computes in, and adapters beside the matrices.
-  `merged`, to be written: in float32, and adapters in the matrices; in bfloat16
-  these would lose the smaller changes.
+  """What samples as a workdir's "last" or "best" checkpoint, or "base".
 
   Returns:
-    (parameters, where they come from, for people).
+    (parameters in the dtype that the model computes in, adapters beside the
+    matrices; where they come from, for people).
+  """
+  policy, reranker_params, source = _restore(run, workdir, which)
+  return run.policies(policy, reranker_params), source
+
+
+def _restore(
+  run: build.Run, workdir: str | os.PathLike, which: str, merged: bool = False
+) -> tuple[qwen3.Params, Any, str]:
+  """(policy, a trained reranker's parameters or None, where they come from).
+
+  `merged`, to be written: in float32, and adapters in the matrices; in bfloat16
+  these would lose the smaller changes.
   """
   base = lambda: run.load_params(masters=merged)
   fit = lambda x: x if merged else qwen3.cast(x, run.model.dtype)
   if which == "base":
-    return run.policies(fit(base())), run.config.model.path
+    return fit(base()), None, run.config.model.path
   found, _ = checkpoint.restore_params(workdir, run.abstract_state(), which)
   policy = fit(found["policy"])
   if run.adapters:
     put = lora.merge if merged else lora.join
     policy = put(base(), policy, run.adapters)
-  policies = run.policies(policy, found.get("reranker"))
   source = f"{workdir}/{checkpoint.FOLDERS[which]}"
   if which == "best":
     # Its score there is too high: it is the best of several.
     source += " (chosen by questions of the first set)"
-  return policies, source
+  return policy, found.get("reranker"), source
 
 
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
@@ -215,14 +221,15 @@ def export(
   """
   if not out:
     raise ValueError("--mode=export needs --out=DIR")
-  policies, source = load(run, workdir, which, merged=True)
-  hf.save(out, run.model, policies.policy)
+  policy, reranker_params, source = _restore(run, workdir, which, merged=True)
+  hf.save(out, run.model, policy)
   run.tokenizer.save(out)
+  trained = run.trainer and run.policies(None, reranker_params)
   if run.trainer and run.trainer.tunes == "map":
-    reranker.save(out, policies.reranker)
+    reranker.save(out, trained.reranker)
   elif run.trainer:
     embedder = pathlib.Path(out) / "embedder"
-    hf.save(embedder, run.trainer.retriever.embedder, policies.embedder)
+    hf.save(embedder, run.trainer.retriever.embedder, trained.embedder)
     run.tokenizer.save(embedder)
   print(f"{source} is now in {out}")
   if run.trainer:

@@ -11,6 +11,7 @@ cannot be said.
 import functools
 import sys
 import tempfile
+from concurrent import futures
 
 import jax
 import ml_collections
@@ -76,20 +77,34 @@ def plan(
     )
     if config.judge.path:
       notes.append(f"the judge {config.judge.path} is not counted")
+    formula = plan_budget.formula(work, run, mesh)
     if analytic or devices > 1 or not plan_compile.available():
       notes.append(_why(analytic, devices))
-      meter = plan_budget.formula(work, run, mesh)
-      found = plan_budget.Plan(run, shapes, work, mesh, meter)
+      found = plan_budget.Plan(run, shapes, work, mesh, formula)
       return _show(found, device, notes)
-    with plan_compile.Compiler(config, device) as compiler:
+    own, child = run.collect.group_size, plan_compile.Compiler
+    with (
+      child(config, device) as first,
+      child(config, device) as second,
+      futures.ThreadPoolExecutor() as pool,
+    ):
+      # Unrolled layers compile for about a minute: beside the rest, and once.
+      sampling = pool.submit(first.measure, plan_shapes.ROLLOUT, own)
 
       @functools.cache
       def meter(program: str, rows: int) -> float:
-        memory = compiler.measure(program, rows)
+        if program == plan_shapes.ROLLOUT and rows != own:
+          share = formula(program, rows) / formula(program, own)
+          return meter(program, own) * share
+        rollout = program == plan_shapes.ROLLOUT
+        memory = sampling.result() if rollout else second.measure(program, rows)
         logging.info("%s, %d rows: %.0f s", program, rows, memory.seconds)
         return memory.new + memory.temporary
 
-      notes.append("temporaries are XLA's, compiled for this device")
+      notes.append(
+        "temporaries are XLA's, compiled for this device; of other group sizes "
+        "in proportion to the formula"
+      )
       found = plan_budget.Plan(run, shapes, work, mesh, meter)
       return _show(found, device, notes)
 
@@ -122,6 +137,7 @@ def _show(
 ) -> bool:
   """Prints all tables; whether it fits."""
   budget, run, work = device.budget, plan.run, plan.work
+  most = _most(plan, budget)
   phases = {name: plan.phase(name) for name in plan_budget.PHASES}
   over = {
     name: phase.total - budget
@@ -139,10 +155,8 @@ def _show(
     f"{work.micro_batch} rows of {work.longest.prompt} + "
     f"{work.longest.response} tokens",
   )
-  most = _most(plan, budget)
-  for name, rows in most.items():
-    key = plan_budget.SETTINGS[name]
-    print(f"largest config.{key} that fits: {rows or 'none'}")
+  for name, key in plan_budget.SETTINGS.items():
+    print(f"largest config.{key} that fits: {most[name] or 'none'}")
   for name, excess in over.items():
     print(f"\n{name} is {_gb(excess)} GB over the budget. What saves memory:")
     changes = plan_budget.changes(plan, name, excess, most)
@@ -185,13 +199,14 @@ def _lines(
 def _most(plan: plan_budget.Plan, budget: float) -> dict[str, int]:
   """The largest group size and micro-batch that fit, all else as it is."""
   rows = max(call.rows for call in plan.work.trained)
+  # The rollout last, which is compiled beside the others.
   limits = {
-    plan_shapes.ROLLOUT: (plan.run.collect.group_size, 2, 4096),
     plan_shapes.GRADIENT: (
       plan.work.micro_batch,
       1,
       max(rows // plan.work.updates, plan.work.micro_batch),
     ),
+    plan_shapes.ROLLOUT: (plan.run.collect.group_size, 2, 4096),
   }
   return {
     name: plan_budget.largest(

@@ -180,19 +180,30 @@ def _mixing(cfg: qwen3.Config, rows: int, tokens: int) -> int:
   return rows * tokens * (2 * cfg.width + 3 * cfg.mlp_dim) * _width(cfg)
 
 
-def rollout(cfg: qwen3.Config, call: Call) -> dict[str, float]:
-  """Temporaries of a rollout by purpose, at its fullest moment."""
+def rollout(
+  cfg: qwen3.Config, call: Call, in_parts: bool = True
+) -> dict[str, float]:
+  """Temporaries of a rollout by purpose, at its fullest moment.
+
+  Args:
+    cfg: the model that samples.
+    call: whose rows are sampled.
+    in_parts: its prompts may be read in parts, as one device does.
+  """
   B, P, W = call.rows, call.prompt, call.texts
+  n = B // qwen3.parts(cfg, B, P, W < 2) if in_parts else B
   prefix = cache_bytes(cfg, W, call.shared)
   read = cache_bytes(cfg, B, P)
+  if n < B:  # a part's own is there until it is put to the others
+    read += cache_bytes(cfg, n, P)
   whole = cache_bytes(cfg, B, P + call.response)
   moments = (
     {  # the last layer of prefill: scores, then their softmax
       "cache": prefix + read,
-      "attention scores": _scores(cfg, B, P, 4 + _width(cfg), call.shared),
-      "activations": _attending(cfg, B, P) + _behind(cfg, B, P, call.shared, 1),
+      "attention scores": _scores(cfg, n, P, 4 + _width(cfg), call.shared),
+      "activations": _attending(cfg, n, P) + _behind(cfg, n, P, call.shared, 1),
     },
-    {"cache": prefix + read, "activations": _mixing(cfg, B, P)},
+    {"cache": prefix + read, "activations": _mixing(cfg, n, P)},
     {"cache": prefix, "activations": _mixing(cfg, W, call.shared)},
     {  # logits, their log-softmax and the noise
       "cache": prefix + whole,

@@ -89,15 +89,21 @@ class Plan:
       found["model without adapters"] = share * size(shapes.frozen)
     if shapes.reference is not None:
       found["reference"] = share * size(shapes.reference)
-    for name in ("frozen", "embedder"):
-      if (tree := getattr(shapes.policies, name)) is not None:
-        found[name] = share * size(tree)
+    unrolled = not shapes.agent.model.scan_layers
+    if shapes.policies.frozen is not None:
+      # As they were loaded, and as unrolled layers read them.
+      loaded = unrolled and not (run.adapters and run.base_is_held)
+      found["frozen"] = share * size(shapes.policies.frozen) * (1 + loaded)
+    if shapes.policies.embedder is not None:
+      found["embedder"] = share * size(shapes.policies.embedder)
     if phase != plan_shapes.ROLLOUT:
       found["gradients"] = share * size(shapes.state.params)
+    elif unrolled:
+      found["policy that samples"] = share * size(shapes.policies.policy)
     elif narrow:
       # Of a model with adapters these alone are another copy.
       own = size(shapes.policies.policy) - size(shapes.frozen)
-      found[f"policy in {run.model.dtype}"] = share * own
+      found["policy that samples"] = share * own
     # An iteration's rows, and until its metrics are read the last one's. They
     # are whole on each device.
     times = 2 * group_size / run.collect.group_size
@@ -209,7 +215,9 @@ def parts(
     found = max(
       (
         plan_analytic.rollout(
-          cfg, dataclasses.replace(call, rows=math.ceil(call.rows * scale))
+          run.agent.model,
+          dataclasses.replace(call, rows=math.ceil(call.rows * scale)),
+          in_parts=mesh.size == 1,
         )
         for call in work.calls
       ),

@@ -79,6 +79,8 @@ def resolve(
     # What it means on the target, not where the plan is made.
     narrow = config.model.dtype == "bfloat16"
     config.model.attention = "cudnn" if narrow else "blocks"
+  if config.model.get("device") == "auto":
+    config.model.device = "gpu"
   # Shapes are those of one device; the planner divides them.
   config.mesh.update(data=1, fsdp=1, tensor=1)
   bare = not config.model.tokenizer
@@ -187,7 +189,9 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
   state = run.abstract_state()
   frozen = run.abstract_params() if run.adapters else None
   cast = _cast(state.params, run.model.dtype)
-  policy = jax.eval_shape(run.whole, cast, frozen)
+  policy = jax.eval_shape(
+    lambda *x: qwen3.unstacked(run.whole(*x), agent.model), cast, frozen
+  )
   policies = _policies(run, state, policy)
   task = jax.eval_shape(lambda: _task(run, G))
   episode = jax.eval_shape(
@@ -230,8 +234,10 @@ def _policies(
   """As `build_agent.load_others` finds them, but for their values."""
   agent = run.agent
   frozen = embedder = reranker = None
-  # Beside adapters, what they are adapters of is held in any case.
-  if agents.frozen_ops(agent) and not (run.adapters and run.base_is_held):
+  # Beside adapters, what they are adapters of is held in any case; not as
+  # unrolled layers read it.
+  held = run.adapters and run.base_is_held and agent.model.scan_layers
+  if agents.frozen_ops(agent) and not held:
     frozen = policy
   retriever = getattr(agent, "retriever", None)
   if retriever and retriever.embedder:
@@ -329,20 +335,21 @@ def _lower_decode(
   """Decoding alone, whose arguments are parameters and caches."""
   params, rows = shapes.policies.policy, shapes.rows[shapes.longest]
   W, G = run.collect.wave_questions, run.collect.group_size
+  model = shapes.agent.model
   # The same shapes, and it is traced where cuDNN is not installed.
-  plain = dataclasses.replace(run.model, attention="blocks")
+  plain = dataclasses.replace(model, attention="blocks")
   read = functools.partial(
     jax.eval_shape, lambda *args: qwen3.read(args[0], plain, *args[1:]), params
   )
   ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-  slots = functools.partial(qwen3_cache.slots, run.model)
+  slots = functools.partial(qwen3_cache.slots, model)
   shared, own = map(slots, lengths(rows.prompt))
   prefixes = [read(ints(W, shared), ints(W))[1]] if shared else []
   hidden, cache = read(ints(W * G, own), ints(W * G), prefixes)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), W * G))
   return _decode_jit.lower(
     place(params),
-    run.model,
+    model,
     place([*prefixes, cache]),
     place(hidden),
     place(keys),

@@ -36,8 +36,9 @@ Config = qwen3_block.Config
 Cache = qwen3_cache.Cache
 
 _checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
-# Tokens that a CPU reads at once: what layers write then stays in its caches.
-_AT_ONCE = 2048
+# Tokens that are read at once: by a CPU few, so that what layers write stays in
+# its caches; by others enough to be busy, as their activations take memory.
+_AT_ONCE_CPU, _AT_ONCE = 2**11, 2**13
 # From all of a layer to nothing: the less is stored, the more is done again.
 REMATS = {
   "full": _checkpoint,
@@ -262,26 +263,33 @@ def read(
   tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, more)))
   B, T = tokens_BT.shape
   read_rows = functools.partial(_read, params, cfg, prefixes)
-  parts = _parts(cfg, B, T, prefixes)
-  if parts == 1:
+  one_text = all(len(x.length) == 1 for x in prefixes)
+  count = 1 if sharding.is_cut() else parts(cfg, B, T, one_text)
+  if count == 1:
     return read_rows(tokens_BT, length_B)
-  cut = lambda x: x.reshape(parts, -1, *x.shape[1:])
+  cut = lambda x: x.reshape(count, -1, *x.shape[1:])
   found = jax.lax.map(lambda x: read_rows(*x), (cut(tokens_BT), cut(length_B)))
   return jax.tree.map(lambda x: x.reshape(B, *x.shape[2:]), found)
 
 
-def _parts(cfg: Config, B: int, T: int, prefixes: Sequence[Cache]) -> int:
-  """In how many equal parts rows are read, one after the other.
+def parts(cfg: Config, rows: int, tokens: int, one_text: bool) -> int:
+  """In how many equal parts one device reads rows, one after the other.
 
-  It is one on other devices than one CPU, and where rows do not all go on from
-  the same text, or where only far too small parts are equal.
+  It is one where layers are scanned, as what they write would be copied to join
+  it, and where only far too small parts are equal.
+
+  Args:
+    cfg: the model.
+    rows: of as many tokens each.
+    tokens: of a row.
+    one_text: they all go on from the same text, or from none.
   """
-  one_text = all(len(x.length) == 1 for x in prefixes)
-  if not cfg.for_cpu or sharding.is_cut() or not one_text:
+  if cfg.scan_layers or not one_text:
     return 1
-  least = min(-(-B * T // _AT_ONCE), B)
-  parts = next(n for n in range(least, B + 1) if B % n == 0)
-  return parts if parts <= 2 * least else 1
+  at_once = _AT_ONCE_CPU if cfg.for_cpu else _AT_ONCE
+  least = min(-(-rows * tokens // at_once), rows)
+  found = next(n for n in range(least, rows + 1) if rows % n == 0)
+  return found if found <= 2 * least else 1
 
 
 def _read(

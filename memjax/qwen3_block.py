@@ -7,6 +7,7 @@ K kv heads, G = N / K, H head width, L layers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Config:
     dtype: what activations and matrix products are computed in. Norms,
       softmax and logits are float32 in any case.
     scan_layers: `lax.scan` over the stacked layers, else a Python loop.
+    device: platform that unrolled layers are arranged for; "cpu" or another.
     remat: key of `qwen3.REMATS`, what the backward pass computes again.
     attention: one of `attention.KINDS`.
   """
@@ -45,13 +47,14 @@ class Config:
   tied_embeddings: bool = True
   dtype: str = "float32"
   scan_layers: bool = True
+  device: str = "cpu"
   remat: str = "none"
   attention: str = "blocks"
 
   @property
   def for_cpu(self) -> bool:
     """Whether reading and decoding are arranged as is fastest on a CPU."""
-    return not self.scan_layers and self.attention != "cudnn"
+    return not self.scan_layers and self.device == "cpu"
 
   def __post_init__(self):
     """Refuses sizes that do not divide."""
@@ -170,6 +173,19 @@ class Past(NamedTuple):
 _NOTHING = Past()
 
 
+def _each(cfg: Config, x: jax.Array, count: int) -> Sequence[jax.Array]:
+  """The input of so many matrices, to XLA as many where a GPU samples.
+
+  It makes one product of those with one input: for each token a copy of the
+  matrices, and results that stay as long as one of them. A backward pass would
+  keep as many inputs.
+  """
+  each = (x,) * count
+  if cfg.scan_layers or cfg.for_cpu:
+    return each
+  return jax.lax.optimization_barrier(each)
+
+
 class Attention(nn.Module):
   """Grouped-query attention with RMS-normalised queries and keys."""
 
@@ -191,12 +207,13 @@ class Attention(nn.Module):
     cfg = self.cfg
     B, T, _ = x_BTD.shape
     N, K, H = cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
-    linear = lambda name, n: Linear(n * H, cfg.dtype, name=name)(x_BTD)
+    linear = lambda name, n, x: Linear(n * H, cfg.dtype, name=name)(x)
     if self.has_variable("params", "qkv"):  # `qwen3_cache.for_decoding`
-      parts = linear("qkv", N + 2 * K)
+      parts = linear("qkv", N + 2 * K, x_BTD)
       parts = jnp.split(parts, [N * H, (N + K) * H], axis=-1)
     else:
-      parts = linear("q", N), linear("k", K), linear("v", K)
+      q, k, v = _each(cfg, x_BTD, 3)
+      parts = linear("q", N, q), linear("k", K, k), linear("v", K, v)
     query, key, value = (x.reshape(B, T, -1, H) for x in parts)
     query = RMSNorm(cfg.norm_eps, name="q_norm")(query)
     key = RMSNorm(cfg.norm_eps, name="k_norm")(key)
@@ -229,10 +246,11 @@ class Block(nn.Module):
     y, kept = Attention(cfg, name="attn")(y, position_BT, past)
     x_BTD = x_BTD + y
     y = RMSNorm(cfg.norm_eps, name="mlp_norm")(x_BTD)
-    linear = lambda name, n: Linear(n * cfg.mlp_dim, cfg.dtype, name=name)(y)
+    linear = lambda name, n, x: Linear(n * cfg.mlp_dim, cfg.dtype, name=name)(x)
     if self.has_variable("params", "gate_up"):
-      gate, up = jnp.split(linear("gate_up", 2), 2, axis=-1)
+      gate, up = jnp.split(linear("gate_up", 2, y), 2, axis=-1)
     else:
-      gate, up = linear("gate", 1), linear("up", 1)
+      y, other = _each(cfg, y, 2)
+      gate, up = linear("gate", 1, y), linear("up", 1, other)
     y = Linear(cfg.width, cfg.dtype, name="down")(jax.nn.silu(gate) * up)
     return x_BTD + y, kept

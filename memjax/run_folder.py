@@ -24,6 +24,8 @@ _FREE = (
   "model.remat",
   "model.attention",
   "model.scan_layers",
+  "model.device",
+  "rollout.scan_layers",
   "name",
   *(f"mesh.{axis}" for axis in sharding.AXES),
   *(

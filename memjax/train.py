@@ -242,7 +242,7 @@ def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
   if run.adapters:
     return params
   if run.base_is_held:
-    return run.policies(None).frozen
+    return run.frozen
   return jax.tree.map(
     lambda x: jnp.array(x, dtype=run.model.dtype, copy=True), params
   )

@@ -177,19 +177,19 @@ def test_operations_that_are_not_trained_are_frozen(config, params):
   policies = run.policies(None)
   assert policies.of("update", run.agent.trained) is None
   frozen = policies.of("answer", run.agent.trained)
-  assert jax.tree.all(jax.tree.map(np.array_equal, frozen, params))
+  want = qwen3.unstacked(params, run.agent.model)
+  assert jax.tree.all(jax.tree.map(np.array_equal, frozen, want))
 
 
 def test_what_training_begins_with_is_held_once(config, tmp_path):
   """For operations that are not trained, for KL, and below adapters."""
   config.agent.trained, config.objective.kl_coef = ("update",), 1e-3
   run = build.make(config)
-  held = run.policies(None).frozen
-  assert train._reference(run, run.load_params()) is held
+  assert train._reference(run, run.load_params()) is run.frozen
   config.lora.rank = 2
   run = build.make(config)
-  assert run.load_params() is run.policies(None).frozen
-  assert run.load_params(masters=True) is not run.policies(None).frozen
+  assert run.load_params() is run.frozen
+  assert run.load_params(masters=True) is not run.frozen
   # Operations that use something else share nothing.
   config.lora.rank = 0
   config.model.frozen = str(
@@ -197,7 +197,30 @@ def test_what_training_begins_with_is_held_once(config, tmp_path):
   )
   run = build.make(config)
   params = run.load_params()
-  assert train._reference(run, params) is not run.policies(None).frozen
+  assert train._reference(run, params) is not run.frozen
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_layers_that_sample_may_be_unrolled_alone(config, scan_layers):
+  config.agent.trained = ("update",)
+  config.model.scan_layers = True
+  config.rollout.scan_layers = scan_layers
+  run = build.make(config)
+  assert run.model.scan_layers and run.agent.model.scan_layers == scan_layers
+  params = run.load_params()
+  policies, again = run.policies(params), run.policies(params)
+  assert policies.frozen is again.frozen  # it is not made for each iteration
+  if scan_layers:
+    assert policies.policy is params and policies.frozen is run.frozen
+    return
+  for one, all_of_it in (
+    (policies.policy, params),
+    (policies.frozen, run.frozen),
+  ):
+    assert len(one["layers"]) == run.model.num_layers
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *one["layers"])
+    same = jax.tree.map(np.array_equal, stacked, all_of_it["layers"])
+    assert jax.tree.all(same)
 
 
 def test_without_frozen_operations_nothing_is_loaded(config):

@@ -80,6 +80,15 @@ def test_xla_still_gives_the_committed_figures(tmp_path):
       assert found.temporary == pytest.approx(row["temporary"], rel=0.02)
 
 
+def test_decoding_reads_in_place(monkeypatch):
+  """What is needed, scores and half a cache of new tokens: no copies of it."""
+  monkeypatch.syspath_prepend(_FOLDER)
+  traffic = importlib.import_module("traffic")
+  monkeypatch.setenv("XLA_FLAGS", "")  # it sets its own
+  found, least = traffic.measure("memagent_qwen3_0p6b")
+  assert least < sum(found.values()) < 1.5 * least
+
+
 def test_arguments_are_what_is_held(tiny):
   run = build.make(tiny, needs_data=False)
   shapes = plan_shapes.describe(run)

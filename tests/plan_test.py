@@ -212,7 +212,8 @@ def test_what_is_held_is_counted_once_per_purpose(described):
     assert found["masters"] == 4 * count
     assert found["moments"] == pytest.approx(8 * count, rel=1e-6)
     assert found["reference"] == 2 * count
-    assert ("policy in bfloat16" in found) == (phase == plan_shapes.ROLLOUT)
+    samples = 2 * count if phase == plan_shapes.ROLLOUT else None
+    assert found.get("policy that samples") == samples
     assert ("gradients" in found) == (phase != plan_shapes.ROLLOUT)
   assert held[plan_shapes.STEP]["gradients"] == 4 * count
   # 8 turns and an answer of 256 trajectories; ids, responses with the sampler's
@@ -253,8 +254,10 @@ def test_of_a_model_with_adapters_these_alone_are_trained(tmp_path):
   adapters = 8 * 28 * (1024 + 2048 + 1024 + 1024)
   assert held["masters"] == 4 * adapters
   assert held["moments"] == pytest.approx(8 * adapters, rel=1e-4)
-  assert held["policy in bfloat16"] == 2 * adapters
-  assert held["model without adapters"] == 2 * qwen3.num_params(run.model)
+  count = qwen3.num_params(run.model)
+  assert held["model without adapters"] == 2 * count
+  # Unrolled layers read arrays of their own.
+  assert held["policy that samples"] == 2 * (count + adapters)
   # With its adapters off it is the reference.
   assert "reference" not in held
   assert made.work.params == adapters
@@ -282,9 +285,38 @@ def test_what_training_begins_with_is_held_once(described, tmp_path):
   config = _config("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
   config.lora.rank = 4
   config, _ = plan_shapes.resolve(config, tmp_path)
-  shapes = plan_shapes.describe(build.make(config, needs_data=False))
-  assert shapes.frozen is not None
-  assert shapes.reference is None and shapes.policies.frozen is None
+  for scan_layers in (True, False):
+    config.rollout.scan_layers = scan_layers
+    shapes = plan_shapes.describe(build.make(config, needs_data=False))
+    assert shapes.frozen is not None and shapes.reference is None
+    # But for what unrolled layers read.
+    assert (shapes.policies.frozen is None) == scan_layers
+
+
+def test_unrolled_layers_that_sample_read_arrays_of_their_own(tmp_path):
+  """Beside what is loaded: of operations that are not trained, two copies."""
+  config = _config("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
+  config, _ = plan_shapes.resolve(config, tmp_path)
+  whole = None
+  for rank in (0, 4):
+    config.lora.rank = rank
+    found = {}
+    for scan_layers in (True, False):
+      config.rollout.scan_layers = scan_layers
+      run = build.make(config, needs_data=False)
+      shapes = plan_shapes.describe(run)
+      made = _plan(run, shapes, plan_budget.describe_work(run, shapes))
+      found[scan_layers] = made.held(plan_shapes.ROLLOUT, 16)
+      whole = whole or 2 * qwen3.num_params(run.model)
+    ratio = {
+      name: {x: held.get(name, 0) / whole for x, held in found.items()}
+      for name in ("frozen", "policy that samples")
+    }
+    # Adapters are few.
+    about = lambda *x: pytest.approx(dict(zip((True, False), x)), abs=0.02)
+    assert ratio["frozen"] == (about(0, 1) if rank else about(1, 2))
+    own = about(0, 1) if rank else about(1, 1)
+    assert ratio["policy that samples"] == own
 
 
 def test_what_a_mesh_divides(described):

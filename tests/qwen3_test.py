@@ -260,21 +260,22 @@ def _loops(fn, *args):
 
 
 @pytest.mark.parametrize(
-  "rows, texts, at_once, parts",
+  "device, rows, texts, at_once, parts",
   [
-    (6, 0, 16, [2]),
-    (5, 0, 8, [5]),
-    (5, 0, 16, []),  # a row each where four would do
-    (2, 0, 3, [2]),  # a row is longer
-    (6, 1, 16, [2]),
-    (6, 2, 16, []),  # of two texts
+    ("cpu", 6, 0, 16, [2]),
+    ("cpu", 5, 0, 8, [5]),
+    ("cpu", 5, 0, 16, []),  # a row each where four would do
+    ("cpu", 2, 0, 3, [2]),  # a row is longer
+    ("cpu", 6, 1, 16, [2]),
+    ("cpu", 6, 2, 16, []),  # of two texts
+    ("gpu", 6, 1, 32, [2]),  # of 8 slots each
   ],
 )
 def test_rows_read_in_parts_are_those_read_at_once(
-  weights, tokens, monkeypatch, rows, texts, at_once, parts
+  weights, tokens, monkeypatch, device, rows, texts, at_once, parts
 ):
   """Rows of 4 tokens, behind shared texts."""
-  cfg = dataclasses.replace(_CFG, scan_layers=False)
+  cfg = dataclasses.replace(_CFG, scan_layers=False, device=device)
   row = jnp.tile(tokens[:1], (rows, 1))[:, :4] + jnp.arange(rows)[:, None]
   row %= _CFG.vocab_size
   length, before = jnp.arange(rows) % 4 + 1, []
@@ -285,7 +286,8 @@ def test_rows_read_in_parts_are_those_read_at_once(
   args = weights, row, length, before
   whole = jax.jit(read)(*args)
   assert not _loops(read, *args)
-  monkeypatch.setattr(qwen3, "_AT_ONCE", at_once)
+  name = "_AT_ONCE_CPU" if device == "cpu" else "_AT_ONCE"
+  monkeypatch.setattr(qwen3, name, at_once)
   again = lambda *args: read(*args)  # or jit would find what it has compiled
   assert _loops(again, *args) == parts
   _assert_close(jax.jit(again)(*args), whole)

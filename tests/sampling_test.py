@@ -143,13 +143,14 @@ def test_a_cache_that_grows_changes_nothing(weights, monkeypatch):
   monkeypatch.setattr(attention_blocks, "_LEAST_SPAN", 2)
   assert qwen3_cache.capacities(cfg, _A) == [2, 4, 6]
   assert qwen3_cache.capacities(_CFG, _A) == [6]
-  on_gpu = dataclasses.replace(cfg, attention="cudnn")
+  on_gpu = dataclasses.replace(cfg, device="gpu")
   assert qwen3_cache.capacities(on_gpu, _A) == [6]
   assert qwen3_cache.slots(on_gpu, _A) == qwen3_cache.slots(_CFG, _A) == 8
   assert qwen3_cache.slots(cfg, _A) == 6
-  grown = _compiled(cfg)(*args)
-  np.testing.assert_array_equal(grown.tokens.ids, whole.tokens.ids)
-  np.testing.assert_allclose(grown.logp, whole.logp, atol=1e-6)
+  for x in (cfg, on_gpu):
+    found = _compiled(x)(*args)
+    np.testing.assert_array_equal(found.tokens.ids, whole.tokens.ids)
+    np.testing.assert_allclose(found.logp, whole.logp, atol=1e-6)
 
 
 def test_idle_rows_write_nothing(weights):
