@@ -354,6 +354,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     ),
     "config.model.dtype": (config.model.dtype, ("float32", "bfloat16")),
     "config.model.remat": (config.model.remat, ("full", "dots", "none")),
+    "config.model.device": (
+      config.model.device,
+      ("auto", "cpu", "gpu", "tpu"),
+    ),
   }
   for key, (value, valid) in choices.items():
     if value not in valid:

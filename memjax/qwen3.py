@@ -105,8 +105,18 @@ def unstacked(params: Params, cfg: Config) -> Params:
 
   Not to be done again in each round of a loop. The gradient of a split is one
   concatenation; that of indexing would be L arrays of the whole size.
+
+  Raises:
+    ValueError: the layers are apart already, but are to be scanned.
   """
-  if cfg.scan_layers or isinstance(params["layers"], tuple):
+  apart = isinstance(params["layers"], tuple)
+  if apart and cfg.scan_layers:
+    raise ValueError(
+      "each layer has arrays of its own, as sampling reads them, but "
+      "cfg.scan_layers=True: pass the config that they were made for, such as "
+      "run.agent.model"
+    )
+  if apart or cfg.scan_layers:
     return params
   L = cfg.num_layers
   leaves, tree = jax.tree.flatten(params["layers"])

@@ -53,6 +53,7 @@ def test_a_run_is_what_the_config_says(config):
     ("model.path", "", "config.model.path is empty"),
     ("model.path", "/nowhere", "/nowhere is no folder"),
     ("model.dtype", "float8", "'float8'.*float32, bfloat16"),
+    ("model.device", "cuda", "'cuda'.*auto, cpu, gpu, tpu"),
     ("data.name", "squad", "'squad'.*facts.*long_context"),
     ("data.reward_name", "bleu", "'bleu'.*reward_boxed"),
     ("agent.style", "haiku", "'haiku'.*text, .*words"),
@@ -213,6 +214,8 @@ def test_layers_that_sample_may_be_unrolled_alone(config, scan_layers):
   if scan_layers:
     assert policies.policy is params and policies.frozen is run.frozen
     return
+  with pytest.raises(ValueError, match="such as run.agent.model"):
+    qwen3.unstacked(policies.policy, run.model)
   for one, all_of_it in (
     (policies.policy, params),
     (policies.frozen, run.frozen),
