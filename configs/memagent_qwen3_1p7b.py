@@ -9,7 +9,7 @@ The settings are those of MemAgent (arXiv 2507.02259) and of MemFactory (arXiv
 deviation, 20 warm-up steps to 1e-6. What differs: 16 questions instead of 128
 in an iteration and 4 updates instead of 16, for one device.
 
-Hardware: one 80 GB device. `memjax.plan` says for an H100: 45.5 GB in
+Hardware: one 80 GB device. `memjax.plan` says for an H100: 42.8 GB in
 rollouts, 44.2 in gradients, 32.5 in the optimiser step, of 79. Not run yet: no
 time, no accuracy. MemFactory's published result with 1.7B is .473 -> .568 (50
 documents, 512 answers to 128 questions, an LLM as judge), which this run's

@@ -10,7 +10,7 @@ deviation, 20 warm-up steps to 1e-6. What differs: 16 questions instead of 128
 in an iteration and 4 updates instead of 16, for one device.
 
 Hardware: one 80 GB device. Masters and gradients are float32, Adam's moments
-int8. `memjax.plan` says for an H100: 64.7 GB in rollouts, 70.1 in gradients,
+int8. `memjax.plan` says for an H100: 59.9 GB in rollouts, 70.1 in gradients,
 58.0 in the optimiser step, of 79. Not run yet: no time, no accuracy.
 """
 

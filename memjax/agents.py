@@ -46,6 +46,8 @@ FIRST_TURN = "first turn"
 class Policies:
   """Whose parameters the operations of an agent use.
 
+  Of unrolled layers each has arrays of its own (`qwen3.unstacked`).
+
   Attributes:
     policy: of the operations that are trained.
     frozen: of the others; None where all are trained.
@@ -69,7 +71,7 @@ class Agent(tasks.Shape, Protocol):
   """All that is static about an agent; hashable.
 
   Attributes:
-    model: the policy's shape.
+    model: the policy's shape, as it samples.
     turn_ops: names of the model calls of a turn, in order.
     answer_ops: of a question; the last is "answer".
     one_by_one: names of those that are called several times in a turn, each for

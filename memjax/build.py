@@ -61,18 +61,15 @@ ENVS = {
 }
 
 
-_unstacked = jax.jit(qwen3.unstacked, static_argnames="cfg")
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
   """What a config describes.
 
   Attributes:
     config: where it comes from.
-    model: the policy's shape.
+    model: the policy's shape, as updates compute it.
     tokenizer: the policy's.
-    agent: the agent.
+    agent: the agent; its model is that of rollouts, which `policies` go with.
     env: tasks, rewards, metrics; None where the mode needs none.
     collect: how experience is made.
     objective: what is minimised.
@@ -140,13 +137,7 @@ class Run:
 
   @functools.cached_property
   def _frozen_to_sample(self) -> qwen3.Params | None:
-    return self._to_sample(self.frozen)
-
-  def _to_sample(self, params: qwen3.Params | None) -> qwen3.Params | None:
-    """Each of unrolled layers in arrays of its own, which are read in place."""
-    if params is None or self.agent.model.scan_layers:
-      return params
-    return _unstacked(params, self.agent.model)
+    return build_agent.to_sample(self.frozen, self.agent.model)
 
   def policies(
     self, params: qwen3.Params | None, reranker_params: Any = None
@@ -159,7 +150,7 @@ class Run:
     """
     found = dataclasses.replace(
       self._others,
-      policy=self._to_sample(params),
+      policy=build_agent.to_sample(params, self.agent.model),
       frozen=self._frozen_to_sample,
     )
     if reranker_params is None:
@@ -231,8 +222,8 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
   optimizer.check_host(train)
   # What is wrong with a file is said before what an agent makes of it.
   env = _env(config) if needs_data else None
-  rolled = dataclasses.replace(model, scan_layers=rollout.scan_layers)
-  agent = build_agent.make(config, rolled, tokenizer)
+  sampled = dataclasses.replace(model, scan_layers=rollout.scan_layers)
+  agent = build_agent.make(config, sampled, tokenizer)
   if rollout.share_prefix and not agent.alike:
     raise ValueError(
       f"config.rollout.share_prefix=True, but a group of "

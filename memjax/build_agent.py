@@ -64,6 +64,18 @@ def arithmetic(model: ml_collections.ConfigDict) -> dict[str, Any]:
   }
 
 
+_unstacked = jax.jit(qwen3.unstacked, static_argnames="cfg")
+
+
+def to_sample(
+  params: qwen3.Params | None, cfg: qwen3.Config
+) -> qwen3.Params | None:
+  """Each of unrolled layers in arrays of its own, which are read in place."""
+  if params is None or cfg.scan_layers:
+    return params
+  return _unstacked(params, cfg)
+
+
 def trains_reranker(agent: agents.Agent) -> bool:
   """The agent has a reranker, and it is trained."""
   return hasattr(agent, "retriever") and agent.retriever.explores

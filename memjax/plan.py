@@ -82,22 +82,25 @@ def plan(
       notes.append(_why(analytic, devices))
       found = plan_budget.Plan(run, shapes, work, mesh, formula)
       return _show(found, device, notes)
-    own, child = run.collect.group_size, plan_compile.Compiler
+    own = run.collect.group_size
+    # The pool is left last: when a child has ended, nothing is waited for.
     with (
-      child(config, device) as first,
-      child(config, device) as second,
       futures.ThreadPoolExecutor() as pool,
+      plan_compile.Compiler(config, device) as sampler,
+      plan_compile.Compiler(config, device) as compiler,
     ):
       # Unrolled layers compile for about a minute: beside the rest, and once.
-      sampling = pool.submit(first.measure, plan_shapes.ROLLOUT, own)
+      sampling = pool.submit(sampler.measure, plan_shapes.ROLLOUT, own)
 
       @functools.cache
       def meter(program: str, rows: int) -> float:
         if program == plan_shapes.ROLLOUT and rows != own:
           share = formula(program, rows) / formula(program, own)
           return meter(program, own) * share
-        rollout = program == plan_shapes.ROLLOUT
-        memory = sampling.result() if rollout else second.measure(program, rows)
+        if program == plan_shapes.ROLLOUT:
+          memory = sampling.result()
+        else:
+          memory = compiler.measure(program, rows)
         logging.info("%s, %d rows: %.0f s", program, rows, memory.seconds)
         return memory.new + memory.temporary
 

@@ -241,7 +241,7 @@ def largest(
   """The most rows whose total is within a budget; 0 if the least is not.
 
   Bytes grow with rows by equal steps, nearly: two points give a guess, which
-  is then measured, thrice at most: at some sizes XLA works otherwise.
+  is then tried, thrice at most: at some sizes XLA works otherwise.
   """
   known = {n: total(n) for n in {at, least if at > least else 2 * least}}
   for _ in range(3):

@@ -1,9 +1,9 @@
 """Qwen3: parameters, forward pass, reading and decoding.
 
 The layers (`qwen3_block`) share one stacked parameter tree that is either
-scanned (short compiles) or unrolled (faster on CPU): the same numbers from the
-same parameters. Parameters are a plain nested dict and nothing else in memjax
-sees a flax module.
+scanned (short compiles) or unrolled (faster on a CPU, and where a GPU samples,
+which then has each layer's apart): the same numbers from the same parameters.
+They are a plain nested dict, and nothing else in memjax sees a flax module.
 
 Rows are right-padded. With causal attention a token never sees what stands
 after it, so padding needs no mask: whatever is computed there is not read.

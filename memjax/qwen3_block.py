@@ -174,11 +174,11 @@ _NOTHING = Past()
 
 
 def _each(cfg: Config, x: jax.Array, count: int) -> Sequence[jax.Array]:
-  """The input of so many matrices, to XLA as many where a GPU samples.
+  """The input of so many matrices, to XLA as many: unrolled, but on a CPU.
 
-  It makes one product of those with one input: for each token a copy of the
-  matrices, and results that stay as long as one of them. A backward pass would
-  keep as many inputs.
+  For a GPU that samples it makes one product of those with one input: a copy of
+  the matrices for each token, and results that stay as long as one of them. A
+  backward pass keeps as many inputs: layers that are scanned have one.
   """
   each = (x,) * count
   if cfg.scan_layers or cfg.for_cpu:

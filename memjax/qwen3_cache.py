@@ -68,8 +68,9 @@ def room(
 def capacities(cfg: Config, tokens: int) -> list[int]:
   """How large the cache of so many new tokens is, one size after the other.
 
-  All slots are read for each token, so that on a CPU it grows. Stacked layers
-  would be there twice while they do, and have all their room at once.
+  All slots are read for each token, so that on a CPU it grows. Elsewhere it has
+  all its room at once: stacked layers would be there twice while they grow, and
+  each size is compiled.
   """
   if not cfg.for_cpu:
     return [tokens]

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 
 from memjax import agents
-from memjax import attention
 from memjax import build_agent
 from memjax import config as config_lib
 from memjax import hf
@@ -132,9 +131,14 @@ def load(
   config_lib.check(config)
   model, params = hf.load(path, dtype=dtype)
   tokenizer = tokenizer_lib.load(path)
-  kind = attention.resolve(config.model.attention, dtype)
-  model = dataclasses.replace(model, dtype=dtype, attention=kind)
+  model = dataclasses.replace(
+    model,
+    **build_agent.arithmetic(config.model)
+    | {"scan_layers": config.rollout.scan_layers},
+  )
   made = build_agent.make(config, model, tokenizer)
-  others = build_agent.load_others(config, made)
-  policies = dataclasses.replace(others, policy=params)
+  policies = dataclasses.replace(
+    build_agent.load_others(config, made),
+    policy=build_agent.to_sample(params, model),
+  )
   return Reader(policies, made, tokenizer, temperature)

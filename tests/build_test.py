@@ -158,6 +158,12 @@ def test_a_workdir_belongs_to_one_config(config, tmp_path):
   run_folder.claim(tmp_path / "w", config)
   config.train.steps = 99  # may grow
   run_folder.claim(tmp_path / "w", config)
+  # Of a commit that did not have these keys.
+  path = tmp_path / "w" / "config.json"
+  old = json.loads(path.read_text())
+  del old["model"]["device"], old["rollout"]["scan_layers"]
+  path.write_text(json.dumps(old))
+  run_folder.claim(tmp_path / "w", config)
   # How many rows at once, as on a larger mesh.
   config.train.micro_batch = config.eval.batch_size = 16
   config.rollout.wave_questions = 2
@@ -389,6 +395,7 @@ def test_every_model_attends_as_the_device_can(reranking, monkeypatch):
   few = {"candidates": 2, "retrieved": 3, "turns": 4}
   name = reranking.agent.name
   loaded = memjax.load(path, agent=name, style="words", **few)
+  assert isinstance(loaded.policies.policy["layers"], tuple)
   models = agent.model, agent.retriever.embedder, loaded.agent.model
   assert {x.attention for x in models} == {"plain"}
 

@@ -27,7 +27,7 @@ from memjax import plan_shapes
 
 _BYTES = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}
 # Names of values, and what makes none of its own.
-_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "copy")
+_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while")
 
 
 def _size(shape: str) -> int:
