@@ -26,7 +26,7 @@ from memjax import plan_devices
 from memjax import plan_shapes
 
 _BYTES = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}
-# Names of values, and what makes none of its own.
+# Instructions that move nothing.
 _FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while")
 
 
