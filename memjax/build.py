@@ -99,63 +99,80 @@ class Run:
     return self.env if isinstance(self.env, judged.Judged) else None
 
   @property
-  def base_is_held(self) -> bool:
-    """Operations that are not trained use what training begins with."""
-    model, agent = self.config.model, self.agent
-    other = model.frozen and model.frozen != model.path
-    return not other and bool(agents.frozen_ops(agent))
+  def shares_base(self) -> bool:
+    """What updates hold of the base serves operations that are not trained.
 
-  def load_params(self, masters: bool = False) -> qwen3.Params:
-    """The parameters of config.model.path.
-
-    In float32 if they are trained, or if `masters` asks for it; else in the
-    dtype that the model computes in.
+    They hold it below adapters, or as the reference of the KL term.
     """
-    narrow = self.adapters and not masters
-    if narrow and self.base_is_held:
-      return self.frozen
-    dtype = self.model.dtype if narrow else jnp.float32
-    return hf.load(self.config.model.path, dtype, self.mesh)[1]
+    config = self.config
+    other = config.model.frozen and config.model.frozen != config.model.path
+    held = self.adapters or config.objective.kl_coef
+    return bool(agents.frozen_ops(self.agent) and held and not other)
 
-  def whole(
-    self, trained: qwen3.Params, frozen: qwen3.Params | None
-  ) -> qwen3.Params:
-    """The model, from what was trained of it and, with adapters, the rest."""
+  def _load(self, path: str) -> qwen3.Params:
+    return hf.load(path, self.model.dtype, self.mesh)[1]
+
+  @functools.cached_property
+  def base(self) -> qwen3.Params:
+    """config.model.path in the dtype that the model computes in, held once."""
+    return self._load(self.config.model.path)
+
+  def load_params(self) -> qwen3.Params:
+    """What training begins with: masters, or what adapters are adapters of."""
     if not self.adapters:
-      return trained
-    return lora.join(frozen, trained, self.adapters)
+      return self.load_masters()
+    return self.base if self.shares_base else self._load(self.config.model.path)
+
+  def load_masters(self) -> qwen3.Params:
+    """The parameters of config.model.path in float32."""
+    return hf.load(self.config.model.path, jnp.float32, self.mesh)[1]
 
   @functools.cached_property
-  def _others(self) -> agents.Policies:
-    """Parameters beside the policy; a reranker's as training begins."""
-    return build_agent.load_others(self.config, self.agent, self.mesh)
-
-  @property
-  def frozen(self) -> qwen3.Params | None:
-    """Parameters of operations that are not trained, or None."""
-    return self._others.frozen
+  def _frozen(self) -> qwen3.Params | None:
+    """Of operations that are not trained, as rollouts read them."""
+    model = self.config.model
+    if not agents.frozen_ops(self.agent):
+      return None
+    path = model.frozen or model.path
+    params = self.base if self.shares_base else self._load(path)
+    return build_agent.to_sample(params, self.agent.model)
 
   @functools.cached_property
-  def _frozen_to_sample(self) -> qwen3.Params | None:
-    return build_agent.to_sample(self.frozen, self.agent.model)
+  def _retrieval(self) -> agents.Policies:
+    return build_agent.load_retrieval(self.config, self.agent, self.mesh)
 
-  def policies(
-    self, params: qwen3.Params | None, reranker_params: Any = None
-  ) -> agents.Policies:
-    """What rollouts read: trained parameters, and those of others.
+  def retrieval(self, reranker_params: Any = None) -> agents.Policies:
+    """The parameters that find entries; they need no policy.
 
     Args:
-      params: of the policy, from `whole`.
       reranker_params: of a reranker; None: as training begins.
     """
-    found = dataclasses.replace(
-      self._others,
-      policy=build_agent.to_sample(params, self.agent.model),
-      frozen=self._frozen_to_sample,
-    )
     if reranker_params is None:
-      return found
-    return self.trainer.policies(found, reranker_params)
+      return self._retrieval
+    return self.trainer.policies(self._retrieval, reranker_params)
+
+  def policies(
+    self,
+    params: qwen3.Params,
+    adapters: qwen3.Params | None = None,
+    reranker_params: Any = None,
+  ) -> agents.Policies:
+    """What rollouts read.
+
+    Args:
+      params: the policy's, as updates have them.
+      adapters: of these parameters, if they are not all of the policy.
+      reranker_params: of a reranker; None: as training begins.
+    """
+    is_frozen = self.shares_base and params is self.base
+    model = self.agent.model
+    policy = self._frozen if is_frozen else build_agent.to_sample(params, model)
+    if adapters is not None:
+      adapters = build_agent.to_sample(adapters, model)
+      policy = lora.join(policy, adapters, self.adapters)
+    return dataclasses.replace(
+      self.retrieval(reranker_params), policy=policy, frozen=self._frozen
+    )
 
   def abstract_params(self) -> qwen3.Params:
     """Shapes and dtypes of the parameters; allocates nothing."""
@@ -175,7 +192,7 @@ class Run:
     """The state before the first iteration."""
     other = None
     if self.trainer:  # in buffers of its own: a step gives them away
-      other = jax.tree.map(jnp.array, self.trainer.params(self._others))
+      other = jax.tree.map(jnp.array, self.trainer.params(self._retrieval))
     state = sharding.put(self._state(params, other), self.mesh)
     return self.place(state)
 
@@ -231,6 +248,8 @@ def make(config: ml_collections.ConfigDict, needs_data: bool = True) -> Run:
       "policy is not the extractor: leave it False"
     )
   ops = (*agent.turn_ops, *agent.answer_ops)
+  if agents.frozen_ops(agent):
+    _check_frozen(config.model)
   shortest = min(agent.limit(op) for op in ops)
   if rollout.overlong_buffer > shortest:
     raise ValueError(
@@ -310,6 +329,18 @@ def _model(config: ml_collections.ConfigDict) -> qwen3.Config:
     remat=config.remat,
     **build_agent.arithmetic(config),
   )
+
+
+def _check_frozen(config: ml_collections.ConfigDict) -> None:
+  """Refuses another model of operations that are not trained."""
+  if not config.frozen:
+    return
+  one, other = map(hf.load_config, (config.path, config.frozen))
+  if one != other:
+    raise ValueError(
+      f"config.model.frozen={config.frozen}: its shape is not that of "
+      f"{config.path}"
+    )
 
 
 def _weights(

@@ -1,6 +1,7 @@
 """From a config to an agent, and to the parameters that it needs."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -64,16 +65,23 @@ def arithmetic(model: ml_collections.ConfigDict) -> dict[str, Any]:
   }
 
 
-_unstacked = jax.jit(qwen3.unstacked, static_argnames="cfg")
+@functools.partial(jax.jit, static_argnames="cfg")
+def _apart(layers: Any, cfg: qwen3.Config) -> Any:
+  layers = qwen3.cast(layers, cfg.dtype)
+  return qwen3.unstacked({"layers": layers}, cfg)["layers"]
 
 
-def to_sample(
-  params: qwen3.Params | None, cfg: qwen3.Config
-) -> qwen3.Params | None:
-  """Each of unrolled layers in arrays of its own, which are read in place."""
-  if params is None or cfg.scan_layers:
-    return params
-  return _unstacked(params, cfg)
+def to_sample(params: qwen3.Params, cfg: qwen3.Config) -> qwen3.Params:
+  """Parameters, or adapters, as rollouts read them.
+
+  In the dtype that the model computes in, and each of unrolled layers in arrays
+  of its own, which are read in place. What is as it is to be is not copied.
+  """
+  if cfg.scan_layers:
+    return qwen3.cast(params, cfg.dtype)
+  others = {name: x for name, x in params.items() if name != "layers"}
+  layers = _apart(params["layers"], cfg)
+  return qwen3.cast(others, cfg.dtype) | {"layers": layers}
 
 
 def trains_reranker(agent: agents.Agent) -> bool:
@@ -81,33 +89,17 @@ def trains_reranker(agent: agents.Agent) -> bool:
   return hasattr(agent, "retriever") and agent.retriever.explores
 
 
-def load_others(
+def load_retrieval(
   config: ml_collections.ConfigDict,
   agent: agents.Agent,
   mesh: jax.sharding.Mesh | None = None,
 ) -> agents.Policies:
-  """Parameters that an agent needs beside the trained policy, on the mesh.
+  """Parameters that find entries, on the mesh: an embedder's, a reranker's.
 
   Raises:
     ValueError: they do not fit the agent.
   """
-  frozen = embedder = reranker = None
-  if agents.frozen_ops(agent):
-    path = config.model.frozen or config.model.path
-    cfg, frozen = hf.load(path, config.model.dtype, mesh)
-    if dataclasses.replace(agent.model, dtype=cfg.dtype) != (
-      dataclasses.replace(
-        cfg,
-        scan_layers=agent.model.scan_layers,
-        device=agent.model.device,
-        remat=agent.model.remat,
-        attention=agent.model.attention,
-      )
-    ):
-      raise ValueError(
-        f"config.model.frozen={path}: its shape is not that of "
-        f"{config.model.path}"
-      )
+  embedder = reranker = None
   retriever = getattr(agent, "retriever", None)
   if retriever and retriever.embedder:
     # What is trained has float32 masters.
@@ -119,7 +111,7 @@ def load_others(
       if config.reranker.path:
         reranker = reranker_lib.load(config.reranker.path, retriever.width)
       reranker = sharding.put(reranker, mesh)
-  return agents.Policies(None, frozen, embedder, reranker)
+  return agents.Policies(None, None, embedder, reranker)
 
 
 def _with_trained(

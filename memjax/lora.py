@@ -110,5 +110,7 @@ def _with(params: Any, adapters: Any, change: Any) -> Any:
   """Parameters in which each matrix that has adapters is changed."""
   if "kernel" in params:
     return change(params, adapters)
+  if isinstance(adapters, tuple):  # layers that are apart
+    return tuple(_with(*both, change) for both in zip(params, adapters))
   below = {name: _with(params[name], x, change) for name, x in adapters.items()}
   return params | below

@@ -36,32 +36,26 @@ def load(
     (parameters in the dtype that the model computes in, adapters beside the
     matrices; where they come from, for people).
   """
-  policy, reranker_params, source = _restore(run, workdir, which)
-  return run.policies(policy, reranker_params), source
+  found, source = _restore(run, workdir, which)
+  if run.adapters or not found:
+    parts = run.load_params(), found.get("policy")
+  else:
+    parts = found["policy"], None
+  return run.policies(*parts, found.get("reranker")), source
 
 
 def _restore(
-  run: build.Run, workdir: str | os.PathLike, which: str, merged: bool = False
-) -> tuple[qwen3.Params, Any, str]:
-  """(policy, a trained reranker's parameters or None, where they come from).
-
-  `merged`, to be written: in float32, and adapters in the matrices; in bfloat16
-  these would lose the smaller changes.
-  """
-  base = lambda: run.load_params(masters=merged)
-  fit = lambda x: x if merged else qwen3.cast(x, run.model.dtype)
+  run: build.Run, workdir: str | os.PathLike, which: str
+) -> tuple[dict[str, Any], str]:
+  """(what was trained, nothing of "base", and where it comes from)."""
   if which == "base":
-    return fit(base()), None, run.config.model.path
+    return {}, run.config.model.path
   found, _ = checkpoint.restore_params(workdir, run.abstract_state(), which)
-  policy = fit(found["policy"])
-  if run.adapters:
-    put = lora.merge if merged else lora.join
-    policy = put(base(), policy, run.adapters)
   source = f"{workdir}/{checkpoint.FOLDERS[which]}"
   if which == "best":
     # Its score there is too high: it is the best of several.
     source += " (chosen by questions of the first set)"
-  return policy, found.get("reranker"), source
+  return found, source
 
 
 def evaluate(run: build.Run, workdir: str | os.PathLike, which: str) -> None:
@@ -221,10 +215,10 @@ def export(
   """
   if not out:
     raise ValueError("--mode=export needs --out=DIR")
-  policy, reranker_params, source = _restore(run, workdir, which, merged=True)
-  hf.save(out, run.model, policy)
+  found, source = _restore(run, workdir, which)
+  hf.save(out, run.model, _merged(run, found))
   run.tokenizer.save(out)
-  trained = run.trainer and run.policies(None, reranker_params)
+  trained = run.trainer and run.retrieval(found.get("reranker"))
   if run.trainer and run.trainer.tunes == "map":
     reranker.save(out, trained.reranker)
   elif run.trainer:
@@ -236,6 +230,15 @@ def export(
     key = "reranker.path" if run.trainer.tunes == "map" else "agent.embedder"
     place = out if run.trainer.tunes == "map" else embedder
     print(f"what finds entries: --config.{key}={place}")
+
+
+def _merged(run: build.Run, found: dict[str, Any]) -> qwen3.Params:
+  """The policy in float32, in which adapters keep their smaller changes."""
+  if not found:
+    return run.load_masters()
+  if not run.adapters:
+    return found["policy"]
+  return lora.merge(run.load_masters(), found["policy"], run.adapters)
 
 
 def sft(run: build.Run, out: str | None) -> None:

@@ -85,30 +85,40 @@ class Plan:
       found["moments"] = share * size(shapes.state.opt_state)
     if shapes.state.reranker is not None:
       found["reranker"] = share * size(shapes.state.reranker)
-    if shapes.frozen is not None:
-      found["model without adapters"] = share * size(shapes.frozen)
-    if shapes.reference is not None:
-      found["reference"] = share * size(shapes.reference)
-    unrolled = not shapes.agent.model.scan_layers
-    if shapes.policies.frozen is not None:
-      # As they were loaded, and as unrolled layers read them.
-      loaded = unrolled and not (run.adapters and run.base_is_held)
-      found["frozen"] = share * size(shapes.policies.frozen) * (1 + loaded)
+    if shapes.base is not None:
+      name = "model without adapters" if run.adapters else "reference"
+      found[name] = share * size(shapes.base)
+    # What rollouts read is a copy where it is of another dtype, and of unrolled
+    # layers in any case; of the base there is one.
+    apart = not shapes.agent.model.scan_layers
+    frozen = shapes.policies.frozen
+    if frozen is not None and run.shares_base:
+      found["frozen"] = share * apart * size(frozen["layers"])
+    elif frozen is not None:
+      found["frozen"] = share * size(frozen)
     if shapes.policies.embedder is not None:
       found["embedder"] = share * size(shapes.policies.embedder)
     if phase != plan_shapes.ROLLOUT:
       found["gradients"] = share * size(shapes.state.params)
-    elif unrolled:
-      found["policy that samples"] = share * size(shapes.policies.policy)
-    elif narrow:
-      # Of a model with adapters these alone are another copy.
-      own = size(shapes.policies.policy) - size(shapes.frozen)
-      found["policy that samples"] = share * own
+    else:
+      found["policy that samples"] = share * self._sampling()
     # An iteration's rows, and until its metrics are read the last one's. They
     # are whole on each device.
     times = 2 * group_size / run.collect.group_size
     found["rows"] = times * size(shapes.rows)
     return found
+
+  def _sampling(self) -> int:
+    """Bytes of the policy, as rollouts read it, that nothing else holds."""
+    run, size = self.run, plan_shapes.size
+    policy, base = self.shapes.policies.policy, self.shapes.base
+    apart = not self.shapes.agent.model.scan_layers
+    if run.adapters:
+      split = apart and not run.shares_base
+      return size(policy) - size(base) + split * size(base["layers"])
+    if run.model.dtype == "float32":
+      return apart * size(policy["layers"])
+    return size(policy)
 
   def phase(self, name: str, rows: int | None = None) -> Phase:
     """A phase, with the config's own rows or others."""

@@ -23,8 +23,10 @@ import ml_collections
 
 from memjax import agents
 from memjax import build
+from memjax import build_agent
 from memjax import hf
 from memjax import learner
+from memjax import lora
 from memjax import prompts
 from memjax import qwen3
 from memjax import qwen3_cache
@@ -143,8 +145,8 @@ class Shapes:
     episode: what a wave comes to.
     rows: of an iteration, as `rows.from_episode` names them.
     state: masters and moments.
-    frozen: the model's parameters, where adapters of it are trained, or None.
-    reference: parameters of the KL term that are held for it alone, or None.
+    base: what adapters are adapters of, or else the reference of the KL term,
+      as updates read it; or None.
   """
 
   agent: agents.Agent
@@ -153,8 +155,7 @@ class Shapes:
   episode: agents.Episode
   rows: dict[str, rows_lib.Rows]
   state: learner.TrainState
-  frozen: qwen3.Params | None
-  reference: qwen3.Params | None
+  base: qwen3.Params | None
 
   @property
   def longest(self) -> str:
@@ -187,12 +188,8 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
     )
     traced = dataclasses.replace(traced, retriever=retriever)
   state = run.abstract_state()
-  frozen = run.abstract_params() if run.adapters else None
-  cast = _cast(state.params, run.model.dtype)
-  policy = jax.eval_shape(
-    lambda *x: qwen3.unstacked(run.whole(*x), agent.model), cast, frozen
-  )
-  policies = _policies(run, state, policy)
+  base = _cast(run.abstract_params(), run.model.dtype)
+  policies = _policies(run, state, base)
   task = jax.eval_shape(lambda: _task(run, G))
   episode = jax.eval_shape(
     lambda policies, task: agents.rollout(
@@ -215,13 +212,9 @@ def describe(run: build.Run, group_size: int | None = None) -> Shapes:
     )
     for name, x in wave.items()
   }
-  # The model with its adapters off is its own reference, and so are the
-  # parameters of operations that are not trained, if they are the base's.
-  kl = run.config.objective.kl_coef and not run.adapters
-  kl = kl and not run.base_is_held
-  return Shapes(
-    agent, policies, task, episode, rows, state, frozen, cast if kl else None
-  )
+  if not run.adapters and not run.config.objective.kl_coef:
+    base = None
+  return Shapes(agent, policies, task, episode, rows, state, base)
 
 
 def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
@@ -229,16 +222,19 @@ def _cast(params: qwen3.Params, dtype: str) -> qwen3.Params:
 
 
 def _policies(
-  run: build.Run, state: learner.TrainState, policy: qwen3.Params
+  run: build.Run, state: learner.TrainState, base: qwen3.Params
 ) -> agents.Policies:
-  """As `build_agent.load_others` finds them, but for their values."""
-  agent = run.agent
-  frozen = embedder = reranker = None
-  # Beside adapters, what they are adapters of is held in any case; not as
-  # unrolled layers read it.
-  held = run.adapters and run.base_is_held and agent.model.scan_layers
-  if agents.frozen_ops(agent) and not held:
-    frozen = policy
+  """As `Run.policies` has them, but for their values."""
+  agent, embedder, reranker = run.agent, None, None
+  to_sample = functools.partial(
+    jax.eval_shape, lambda x: build_agent.to_sample(x, agent.model)
+  )
+  policy = to_sample(base)
+  frozen = policy if agents.frozen_ops(agent) else None
+  if run.adapters:
+    policy = jax.eval_shape(
+      lambda *x: lora.join(*x, run.adapters), policy, to_sample(state.params)
+    )
   retriever = getattr(agent, "retriever", None)
   if retriever and retriever.embedder:
     tuned = retriever.explores and run.config.reranker.tunes == "encoder"
@@ -318,7 +314,7 @@ def lower(
     objective=run.objective,
     pack=pack,
     width=part.capacity,
-    frozen=place(shapes.frozen),
+    frozen=place(shapes.base) if run.adapters else None,
     adapters=run.adapters,
   )
 

@@ -138,7 +138,7 @@ def load(
   )
   made = build_agent.make(config, model, tokenizer)
   policies = dataclasses.replace(
-    build_agent.load_others(config, made),
+    build_agent.load_retrieval(config, made),
     policy=build_agent.to_sample(params, model),
   )
   return Reader(policies, made, tokenizer, temperature)

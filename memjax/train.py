@@ -207,7 +207,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       reranked, ranking = state.reranker, {}
       if run.trainer:
         reranked, ranking = reranker.update(
-          reranked, run.policies(None), experience.choices, run.trainer
+          reranked, run.retrieval(), experience.choices, run.trainer
         )
       state = learner.TrainState(
         jnp.int32(step + 1), params, opt_state, state.key, reranked
@@ -227,8 +227,8 @@ def _policies(
   run: build.Run, state: learner.TrainState, frozen: qwen3.Params | None
 ) -> agents.Policies:
   """All parameters of a state, and of what is not trained, to sample with."""
-  whole = run.whole(qwen3.cast(state.params, run.model.dtype), frozen)
-  return run.policies(whole, state.trained.get("reranker"))
+  parts = (frozen, state.params) if run.adapters else (state.params, None)
+  return run.policies(*parts, state.trained.get("reranker"))
 
 
 def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
@@ -241,8 +241,8 @@ def _reference(run: build.Run, params: qwen3.Params) -> qwen3.Params | None:
     return None
   if run.adapters:
     return params
-  if run.base_is_held:
-    return run.frozen
+  if run.shares_base:
+    return run.base
   return jax.tree.map(
     lambda x: jnp.array(x, dtype=run.model.dtype, copy=True), params
   )
@@ -257,8 +257,7 @@ def _base(
   hosts.wait("all have looked for base.json")
   if not there:
     logging.info("evaluating %s", run.config.model.path)
-    policies = run.policies(qwen3.cast(params, run.model.dtype))
-    run_folder.write_json(path, evaluate.suite(run, policies))
+    run_folder.write_json(path, evaluate.suite(run, run.policies(params)))
     hosts.wait("base.json is written")
   return json.loads(path.read_text())
 

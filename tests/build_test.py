@@ -12,11 +12,11 @@ from memjax import attention
 from memjax import build
 from memjax import config as config_lib
 from memjax import hf
+from memjax import lora
 from memjax import qwen3
 from memjax import reranker
 from memjax import run_folder
 from memjax import tokenizer as tokenizer_lib
-from memjax import train
 from memjax.envs import demos
 from memjax.memory import rerank
 
@@ -181,30 +181,25 @@ def test_operations_that_are_not_trained_are_frozen(config, params):
   config.agent.trained = ("update",)
   run = build.make(config)
   assert run.agent.trained == ("update",)
-  policies = run.policies(None)
-  assert policies.of("update", run.agent.trained) is None
-  frozen = policies.of("answer", run.agent.trained)
-  want = qwen3.unstacked(params, run.agent.model)
-  assert jax.tree.all(jax.tree.map(np.array_equal, frozen, want))
+  changed = jax.tree.map(lambda x: x + 1, params)
+  policies = run.policies(changed)
+  for op, stacked in (("update", changed), ("answer", params)):
+    found = policies.of(op, run.agent.trained)
+    want = qwen3.unstacked(stacked, run.agent.model)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, want))
 
 
-def test_what_training_begins_with_is_held_once(config, tmp_path):
-  """For operations that are not trained, for KL, and below adapters."""
-  config.agent.trained, config.objective.kl_coef = ("update",), 1e-3
+def test_adapters_below_which_layers_are_apart_change_nothing(config):
+  config.lora.rank, config.agent.trained = 2, ("update",)
+  config.model.scan_layers, config.rollout.scan_layers = True, False
   run = build.make(config)
-  assert train._reference(run, run.load_params()) is run.frozen
-  config.lora.rank = 2
-  run = build.make(config)
-  assert run.load_params() is run.frozen
-  assert run.load_params(masters=True) is not run.frozen
-  # Operations that use something else share nothing.
-  config.lora.rank = 0
-  config.model.frozen = str(
-    shutil.copytree(config.model.path, tmp_path / "other")
-  )
-  run = build.make(config)
-  params = run.load_params()
-  assert train._reference(run, params) is not run.frozen
+  base = run.load_params()
+  adapters = run.init_state(base).params
+  adapters = jax.tree.map(lambda x: x + 0.5, adapters)
+  got = run.policies(base, adapters).policy
+  want = lora.join(base, adapters, run.adapters)
+  want = qwen3.unstacked(want, run.agent.model)
+  assert jax.tree.all(jax.tree.map(np.array_equal, got, want))
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
@@ -218,22 +213,20 @@ def test_layers_that_sample_may_be_unrolled_alone(config, scan_layers):
   policies, again = run.policies(params), run.policies(params)
   assert policies.frozen is again.frozen  # it is not made for each iteration
   if scan_layers:
-    assert policies.policy is params and policies.frozen is run.frozen
+    assert policies.policy is params
     return
   with pytest.raises(ValueError, match="such as run.agent.model"):
     qwen3.unstacked(policies.policy, run.model)
-  for one, all_of_it in (
-    (policies.policy, params),
-    (policies.frozen, run.frozen),
-  ):
+  for one in (policies.policy, policies.frozen):
     assert len(one["layers"]) == run.model.num_layers
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *one["layers"])
-    same = jax.tree.map(np.array_equal, stacked, all_of_it["layers"])
+    same = jax.tree.map(np.array_equal, stacked, params["layers"])
     assert jax.tree.all(same)
 
 
 def test_without_frozen_operations_nothing_is_loaded(config):
-  policies = build.make(config).policies(None)
+  run = build.make(config)
+  policies = run.policies(run.load_params())
   assert policies.frozen is None and policies.embedder is None
 
 
@@ -243,7 +236,7 @@ def test_a_frozen_model_of_another_shape_is_refused(config, tmp_path):
   config.agent.trained = ("answer",)
   config.model.frozen = str(tmp_path / "other")
   with pytest.raises(ValueError, match="config.model.frozen=.*shape"):
-    build.make(config).policies(None)
+    build.make(config)
 
 
 def test_raw_lines_need_room(config):
@@ -423,7 +416,7 @@ def test_without_a_map_nothing_reranks(reranking, retriever, first, shown):
   run = _made(reranking)
   found = run.agent.retriever
   assert (found.first, found.fetched, found.reranks) == (first, shown, False)
-  assert run.trainer is None and run.policies(None).reranker is None
+  assert run.trainer is None and run.retrieval().reranker is None
   # An embedder is there where it is needed.
   assert (found.embedder is None) == (retriever != "embedding")
   assert ("select" in run.agent.trained) == (retriever == "select")
@@ -433,7 +426,8 @@ def test_what_trains_nothing_but_the_map_freezes_the_policy(reranking):
   reranking.agent.trained = ("rerank",)
   run = _made(reranking)
   assert run.agent.trained == () and run.trainer and run.collect.reranks
-  assert run.policies(None).of("answer", ()) is run.policies(None).frozen
+  policies = run.policies(run.load_params())
+  assert policies.of("answer", ()) is policies.frozen
   reranking.agent.trained = ("answer",)
   run = _made(reranking)
   assert run.agent.retriever.reranks and not run.collect.reranks

@@ -173,7 +173,7 @@ def test_the_encoder_instead_of_a_map(joint, tmp_path):
   out = tmp_path / "exported"
   modes.export(run, tmp_path / "encoder", "last", str(out))
   config.agent.embedder = str(out / "embedder")
-  policies = build.make(config).policies(None)
+  policies = build.make(config).retrieval()
   assert not any(_moved(policies.embedder, state.reranker.params))
   assert not any(_moved(policies.reranker, rerank.init(16)))
   assert not (out / reranker.FILE).exists()

@@ -212,14 +212,14 @@ def test_what_is_written_keeps_small_changes(tuned, monkeypatch):
   """Of a model that computes in bfloat16, changes of a 10,000th."""
   tuned.model.dtype = "bfloat16"
   run = build.make(tuned)
-  params = run.load_params(masters=True)
+  params = run.load_masters()
   adapters = lora.init(jax.random.key(0), params, run.adapters)
   adapters = jax.tree.map(lambda x: x + 1e-4, adapters)
-  found = {"policy": adapters}, None
-  monkeypatch.setattr(checkpoint, "restore_params", lambda *_: found)
+  found = {"policy": adapters}
+  monkeypatch.setattr(checkpoint, "restore_params", lambda *_: (found, None))
   beside = modes.load(run, "w", "last")[0].policy
   assert {x.dtype.name for x in jax.tree.leaves(beside)} == {"bfloat16"}
-  merged = modes._restore(run, "w", "last", merged=True)[0]
+  merged = modes._merged(run, found)
   leaf = lambda tree: np.asarray(tree["layers"]["attn"]["q"]["kernel"])
   a, b = (
     np.asarray(adapters["layers"]["attn"]["q"][x]) for x in ("lora_a", "lora_b")

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from memjax import build
 from memjax import build_mesh
 from memjax import config as config_lib
+from memjax import hf
 from memjax import plan
 from memjax import plan_analytic
 from memjax import plan_budget
@@ -25,6 +27,7 @@ from memjax import qwen3_cache
 from memjax import qwen3_head
 from memjax import rows as rows_lib
 from memjax import tokenizer as tokenizer_lib
+from memjax import train
 
 _FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments/08_plan"
 _SPEC = importlib.util.spec_from_file_location(
@@ -257,7 +260,8 @@ def test_of_a_model_with_adapters_these_alone_are_trained(tmp_path):
   count = qwen3.num_params(run.model)
   assert held["model without adapters"] == 2 * count
   # Unrolled layers read arrays of their own.
-  assert held["policy that samples"] == 2 * (count + adapters)
+  layers = count - (run.model.vocab_size + 1) * run.model.width
+  assert held["policy that samples"] == 2 * (layers + adapters)
   # With its adapters off it is the reference.
   assert "reference" not in held
   assert made.work.params == adapters
@@ -276,47 +280,56 @@ def test_of_a_model_with_adapters_these_alone_are_trained(tmp_path):
   assert plan_shapes.size(grads) == 4 * adapters
 
 
-def test_what_training_begins_with_is_held_once(described, tmp_path):
-  """Operations that are not trained use it, and so does the KL term."""
-  _, shapes, _ = described("Qwen3-0.6B", chunk_tokens=500)
-  assert shapes.reference is not None and shapes.policies.frozen is None
-  _, shapes, _ = described("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
-  assert shapes.reference is None and shapes.policies.frozen is not None
-  config = _config("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
-  config.lora.rank = 4
-  config, _ = plan_shapes.resolve(config, tmp_path)
-  for scan_layers in (True, False):
-    config.rollout.scan_layers = scan_layers
-    shapes = plan_shapes.describe(build.make(config, needs_data=False))
-    assert shapes.frozen is not None and shapes.reference is None
-    # But for what unrolled layers read.
-    assert (shapes.policies.frozen is None) == scan_layers
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+  """The folder of a small model whose tokenizer knows memjax's prompts."""
+  folder = tmp_path_factory.mktemp("small")
+  tokenizer = plan_shapes.stand_in()
+  cfg = qwen3.Config(tokenizer.vocab_size, 16, 2, 2, 1, 8, 32)
+  hf.save(folder, cfg, qwen3.init(jax.random.key(0), cfg))
+  tokenizer.save(folder)
+  return folder
 
 
-def test_unrolled_layers_that_sample_read_arrays_of_their_own(tmp_path):
-  """Beside what is loaded: of operations that are not trained, two copies."""
-  config = _config("Qwen3-0.6B", chunk_tokens=500, trained=("update",))
-  config, _ = plan_shapes.resolve(config, tmp_path)
-  whole = None
-  for rank in (0, 4):
-    config.lora.rank = rank
-    found = {}
-    for scan_layers in (True, False):
-      config.rollout.scan_layers = scan_layers
-      run = build.make(config, needs_data=False)
-      shapes = plan_shapes.describe(run)
-      made = _plan(run, shapes, plan_budget.describe_work(run, shapes))
-      found[scan_layers] = made.held(plan_shapes.ROLLOUT, 16)
-      whole = whole or 2 * qwen3.num_params(run.model)
-    ratio = {
-      name: {x: held.get(name, 0) / whole for x, held in found.items()}
-      for name in ("frozen", "policy that samples")
-    }
-    # Adapters are few.
-    about = lambda *x: pytest.approx(dict(zip((True, False), x)), abs=0.02)
-    assert ratio["frozen"] == (about(0, 1) if rank else about(1, 2))
-    own = about(0, 1) if rank else about(1, 1)
-    assert ratio["policy that samples"] == own
+def _arrays(*trees):
+  """{place: bytes} of arrays on the device that hold no integers."""
+  leaves = jax.tree.leaves(trees)
+  floats = (x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating))
+  return {x.unsafe_buffer_pointer(): x.nbytes for x in floats}
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("frozen", ["none", "base", "other"])
+@pytest.mark.parametrize("rank, kl", [(0, 0.0), (0, 1e-3), (2, 1e-3)])
+def test_what_is_held_is_on_the_device(
+  small, tmp_path, rank, kl, frozen, dtype, scan_layers
+):
+  """And nothing else is: what rollouts, updates and KL share is there once."""
+  config = _config(str(small), chunk_tokens=500)
+  config.model.dtype, config.rollout.scan_layers = dtype, scan_layers
+  config.lora.rank, config.objective.kl_coef = rank, kl
+  if frozen != "none":
+    config.agent.trained = ("update",)
+  if frozen == "other":
+    config.model.frozen = str(shutil.copytree(small, tmp_path / "other"))
+  run = build.make(config, needs_data=False)
+  params = run.load_params()
+  reference = train._reference(run, params)
+  state = run.init_state(params)
+  below = params if rank else None
+  del params
+  policies = train._policies(run, state, below)
+  found = _arrays(state.params, state.opt_state, below, reference, policies)
+  shapes = plan_shapes.describe(run)
+  made = _plan(run, shapes, plan_budget.describe_work(run, shapes))
+  held = made.held(plan_shapes.ROLLOUT, 16)
+  del held["rows"]
+  # Half of float32 adapters, which are few, serve as they are.
+  few = 16 + (plan_shapes.size(state.params) // 2 if rank else 0)
+  assert sum(found.values()) == pytest.approx(sum(held.values()), abs=few)
+  assert policies.frozen is train._policies(run, state, below).frozen
+  assert ("base" in vars(run)) == run.shares_base
 
 
 def test_what_a_mesh_divides(described):
