@@ -50,23 +50,24 @@ def check(
   # Rows that share the beginning of their prompts are not parted.
   group = rollout.group_size if rollout.share_prefix else 1
   whole = rows.pack(group, train.micro_batch)
-  sharding.check_sizes(
-    mesh,
-    {
-      "num_key_value_heads": (model.num_kv_heads, "kv_heads"),
-      "num_attention_heads": (model.num_heads, "heads"),
-      "intermediate_size": (model.mlp_dim, "mlp"),
-      "vocab_size": (model.vocab_size, "vocab"),
-      "hidden_size": (model.width, "width"),
-      "config.rollout.wave_questions * group_size": (
-        rollout.wave_questions * rollout.group_size,
-        "batch",
-      ),
-      "config.train.micro_batch": (train.micro_batch, "batch"),
-      f"config.train.micro_batch in groups of {whole}": (
-        train.micro_batch // whole * whole,
-        "batch",
-      ),
-      "config.eval.batch_size": (config.eval.batch_size, "batch"),
-    },
-  )
+  sizes = {
+    "num_key_value_heads": (model.num_kv_heads, "kv_heads"),
+    "num_attention_heads": (model.num_heads, "heads"),
+    "intermediate_size": (model.mlp_dim, "mlp"),
+    "vocab_size": (model.vocab_size, "vocab"),
+    "hidden_size": (model.width, "width"),
+    "config.rollout.wave_questions * group_size": (
+      rollout.wave_questions * rollout.group_size,
+      "batch",
+    ),
+    "config.train.micro_batch": (train.micro_batch, "batch"),
+    f"config.train.micro_batch in groups of {whole}": (
+      train.micro_batch // whole * whole,
+      "batch",
+    ),
+    "config.eval.batch_size": (config.eval.batch_size, "batch"),
+  }
+  if config.agent.retriever == "rerank" and "rerank" in config.agent.trained:
+    count = config.reranker.micro_batch
+    sizes["config.reranker.micro_batch"] = (count, "batch")
+  sharding.check_sizes(mesh, sizes)

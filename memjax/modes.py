@@ -24,6 +24,7 @@ from memjax import report
 from memjax import reranker
 from memjax import run_folder
 from memjax import scores
+from memjax import sharding
 from memjax import supervised
 
 
@@ -245,7 +246,8 @@ def sft(run: build.Run, out: str | None) -> None:
   """Trains on config.sft.path and writes a Hugging Face directory.
 
   Raises:
-    ValueError: no --out, no pairs, or a malformed one.
+    ValueError: no --out, no pairs, or a malformed one; a batch that the mesh
+      does not divide.
     FloatingPointError: a loss was not finite.
   """
   cfg = run.config.sft
@@ -257,6 +259,9 @@ def sft(run: build.Run, out: str | None) -> None:
       "trains all parameters; leave it at 0, and train adapters of what it "
       "writes"
     )
+  sharding.check_sizes(
+    run.mesh, {"config.sft.batch_size": (cfg.batch_size, "batch")}
+  )
   pairs = supervised.load_pairs(
     cfg.path, run.tokenizer, run.config.agent.thinking
   )

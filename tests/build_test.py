@@ -1,5 +1,6 @@
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 import memjax
 from memjax import attention
 from memjax import build
+from memjax import build_mesh
 from memjax import config as config_lib
 from memjax import hf
 from memjax import lora
@@ -405,6 +407,17 @@ def test_a_reranker_s_trainer_is_what_the_config_says(reranking):
   assert retriever.reranks and retriever.tau == 0.2
   reranking.reranker.mean_baseline = True
   assert _made(reranking).trainer.baseline is None
+
+
+def test_a_mesh_divides_what_the_reranker_learns_from(reranking):
+  reranking.reranker.micro_batch = 5
+  reranking.eval.batch_size = 4
+  run, mesh = _made(reranking), {"data": 2, "fsdp": 1, "tensor": 1}
+  mesh = types.SimpleNamespace(shape=mesh)
+  with pytest.raises(ValueError, match="reranker.micro_batch=5.*multiple of 2"):
+    build_mesh.check(reranking, run.model, mesh)
+  reranking.agent.trained = ("answer",)
+  build_mesh.check(reranking, run.model, mesh)
 
 
 @pytest.mark.parametrize(

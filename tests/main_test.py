@@ -1,10 +1,12 @@
 """The command line: what a user types, and what a user mistypes."""
 
+import dataclasses
 import json
 import pathlib
 import re
 import subprocess
 import sys
+import types
 from unittest import mock
 
 import fake_results
@@ -254,6 +256,15 @@ def test_export(run, trained, tmp_path):
   assert build.make(run.config).model.width == cfg.width
   with pytest.raises(ValueError, match="not empty"):
     modes.export(run, trained["workdir"], "last", str(out))
+
+
+def test_sft_needs_a_batch_that_the_mesh_divides(config, tmp_path):
+  config.sft.update(path=str(tmp_path / "pairs.jsonl"), batch_size=6)
+  run = build.make(config, needs_data=False)
+  mesh = types.SimpleNamespace(shape={"data": 4, "fsdp": 1, "tensor": 1})
+  run = dataclasses.replace(run, mesh=mesh)
+  with pytest.raises(ValueError, match="sft.batch_size=6.*multiple of 4"):
+    modes.sft(run, str(tmp_path / "out"))
 
 
 def test_sft(run, config, tmp_path, capsys):
