@@ -107,7 +107,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config.train.update(
     steps=350,
     minibatches=2,
-    micro_batch=160,
+    micro_batch=32,
     learning_rate=1e-3,
     schedule="cosine",
     warmup_steps=0,

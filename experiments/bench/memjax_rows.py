@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import work
 
-from memjax import agents
 from memjax import build
 from memjax import collect
 from memjax import config as config_lib
@@ -107,16 +106,15 @@ class Row:
   def decode(self, ids, new):
     """Continuations [B, new] of ids [B, P]."""
     keys = jax.random.split(jax.random.key(0), len(ids))
-    found = _decode(
-      self.state.params, self.prompts(ids), keys, self.run.model, new
-    )
+    policy = self.run.policies(self.state.params).policy
+    found = _decode(policy, self.prompts(ids), keys, self.agent.model, new)
     return np.asarray(found.tokens.ids)
 
   def greedy(self, ids, new):
     """The most likely continuations."""
     found, _ = sampling.generate(
-      self.state.params,
-      self.run.model,
+      self.run.policies(self.state.params).policy,
+      self.agent.model,
       ids.tolist(),
       key=jax.random.key(0),
       max_new_tokens=new,
@@ -149,7 +147,7 @@ class Row:
   def iteration(self, seed):
     """Rollouts of a group, and a step on them."""
     found = collect.collect(
-      agents.Policies(self.state.params),
+      self.run.policies(self.state.params),
       self.agent,
       _Texts(),
       self.run.tokenizer,
