@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from memjax import agents
+from memjax import build_agent
 from memjax import checkpoint
 from memjax import learner
 from memjax import losses
@@ -88,8 +89,9 @@ def compute(mesh, style):
   with sharding.use(mesh):
     params = sharding.put(host, mesh) if mesh else jax.device_put(host)
     opt_state = sharding.put(_TX.init(params), mesh)
+    policy = build_agent.to_sample(params, agent.model)
     episode = agents.rollout_jit(
-      agents.Policies(params), agent, task, jax.random.key(1), 1.0
+      agents.Policies(policy), agent, task, jax.random.key(1), 1.0
     )
     adv = np.linspace(-1, 1, 16, dtype=np.float32)
     made = rows_lib.from_episode(agent, episode, {"update": adv})
@@ -136,7 +138,7 @@ def compute(mesh, style):
         "grads": sums.grads,
       }
     )
-    places = _places({"params": params, "grads": sums.grads})
+    places = _places({"params": params, "policy": policy, "grads": sums.grads})
     whole = [
       x.sharding.is_fully_replicated
       for x in jax.tree.leaves((episode, made, logp))

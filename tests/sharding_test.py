@@ -109,6 +109,11 @@ def test_each_device_holds_its_part(computed):
     for tree in ("params", "grads", "new", "opt_state/1/0/mu"):
       whole, part = places[f"{tree}/{path}"]
       assert part == _part(mesh, whole, axes), f"{tree}/{path}"
+  for path, axes in expected.items():
+    own = path.replace("layers", "policy/layers/1")  # unrolled, to sample
+    if own in places:
+      whole, part = places[own]
+      assert part == _part(mesh, whole, axes[1:]), own
   if mesh == "2,2,2":
     assert places["new/layers/up/kernel"] == ((2, 16, 32), (2, 8, 16))
   # What the host reads is whole, in each process.
