@@ -32,6 +32,13 @@ _ROWS = {
   plan_shapes.GRADIENT: (4, 2, 1),
   plan_shapes.STEP: (0,),
 }
+# Whose rollouts are compiled with other group sizes, too: the planner has these
+# in proportion to the formula.
+_OTHER_GROUPS = {
+  "memagent_qwen3_4b": (8, 32),
+  "memagent_qwen3_4b+text_chunk_first": (8, 32),
+  "memory_r1_locomo": (8, 32),
+}
 
 
 def load(name: str) -> ml_collections.ConfigDict:
@@ -69,6 +76,8 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
       for program, counts in _ROWS.items():
         if "@" in name and program != plan_shapes.GRADIENT:
           continue  # as with any other remat
+        if program == plan_shapes.ROLLOUT:
+          counts += _OTHER_GROUPS.get(name, ())
         for rows in counts:
           memory = compiler.measure(program, rows)
           print(program, rows, f"{memory.seconds:.0f} s", flush=True)
