@@ -11,8 +11,8 @@ keeps three words between chunks. It starts from a base model that follows the
 format but keeps poor notes, and is told nothing but whether its final answer
 was right.
 
-Hardware: 2 CPU cores, 246 s. Expected: .243 -> .978 greedy (mean of five seeds,
-.971 to .987; n = 2,048 each), .988 on texts of eight times the length. How that
+Hardware: 2 CPU cores, 246 s. Expected: .243 -> .983 greedy (mean of five seeds,
+.978 to .987; n = 2,048 each), .991 on texts of eight times the length. How that
 came about: experiments/01_quickstart/README.md.
 
     python -m memjax.main --config=configs/quickstart.py:sweep=lr --workdir=W
