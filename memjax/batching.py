@@ -24,7 +24,7 @@ class Plan:
     width: of each pack, the place of the least that holds it.
     tokens: of each pack, what its rows share counted once.
     shared: places of what a pack shares.
-    live: whether any row of a pack has an advantage.
+    live: whether a pack is read: a row of it has an advantage, or all are.
   """
 
   pack: int
@@ -47,13 +47,16 @@ class Plan:
     return self.count * (self.pack * width + self.shared)
 
 
-def make(rows: rows_lib.Rows, micro_batch: int, widths: int) -> Plan:
+def make(
+  rows: rows_lib.Rows, micro_batch: int, widths: int, reads_all: bool = False
+) -> Plan:
   """The plan of these rows, at which it looks.
 
   Args:
     rows: of one shape.
     micro_batch: rows of a micro-batch.
     widths: how many there are to be.
+    reads_all: packs without any advantage are read, too.
   """
   pack = rows.pack(micro_batch)
   length = np.asarray(rows.width).reshape(-1, pack)
@@ -71,7 +74,7 @@ def make(rows: rows_lib.Rows, micro_batch: int, widths: int) -> Plan:
     np.searchsorted(ends, length.max(1)),
     tokens,
     places,
-    np.asarray(rows.adv).reshape(-1, pack).any(1),
+    np.asarray(rows.adv).reshape(-1, pack).any(1) | reads_all,
   )
 
 

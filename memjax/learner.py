@@ -312,15 +312,19 @@ def update(
     that are none, "skipped" that of the packs that were not read.
   """
   all_rows = [rows for rows, _ in buckets]
-  plans = [batching.make(rows, micro_batch, widths) for rows in all_rows]
+  # Rows without advantage have no gradient, unless KL or entropy gives one.
+  reads_all = bool(objective.loss.kl_coef or objective.loss.entropy_coef)
+  plans = [
+    batching.make(rows, micro_batch, widths, reads_all) for rows in all_rows
+  ]
   parts = [
     batching.minibatches(rows, index, plan, minibatches, rng)
     for (rows, index), plan in zip(buckets, plans)
   ]
 
-  def scored(rows, index, plan, params):
-    logp = jnp.zeros_like(rows.old_logp)
-    for piece, width in plan.pieces(index):
+  def scored(rows, part, plan, params):
+    logp, packs = jnp.zeros_like(rows.old_logp), np.concatenate(part)
+    for piece, width in plan.pieces(packs[plan.live[packs]]):
       logp = score(
         logp,
         params,
@@ -335,9 +339,7 @@ def update(
 
   if ref_params is not None:
     all_rows = [
-      dataclasses.replace(
-        rows, ref_logp=scored(rows, np.concatenate(part), plan, ref_params)
-      )
+      dataclasses.replace(rows, ref_logp=scored(rows, part, plan, ref_params))
       for rows, part, plan in zip(all_rows, parts, plans)
     ]
   first_rows = all_rows
@@ -345,9 +347,7 @@ def update(
     policy = lora.join(frozen, params, adapters) if adapters else params
     # The first minibatch is on-policy and computes its own.
     all_rows = [
-      dataclasses.replace(
-        rows, old_logp=scored(rows, np.concatenate(part[1:]), plan, policy)
-      )
+      dataclasses.replace(rows, old_logp=scored(rows, part[1:], plan, policy))
       for rows, part, plan in zip(all_rows, parts, plans)
     ]
   read = functools.partial(
@@ -388,12 +388,10 @@ def _sum(
     on_policy: as for `accumulate`.
   """
   objective = read.keywords["objective"]
-  # Rows without advantage have no gradient, unless KL or entropy gives one.
-  reads_all = bool(objective.loss.kl_coef or objective.loss.entropy_coef)
   sums = init_sums(params, with_ref=all_rows[0].ref_logp is not None)
   tokens, places, skipped, count = 0, 0, 0, 0
   for rows, packs, plan in zip(all_rows, taken, plans):
-    live = plan.live[packs] | reads_all
+    live = plan.live[packs]
     idle = packs[~live]
     for i in range(0, len(idle), plan.count):
       piece = batching.padded(idle[i : i + plan.count], plan.count)

@@ -111,6 +111,7 @@ def _with(params: Any, adapters: Any, change: Any) -> Any:
   if "kernel" in params:
     return change(params, adapters)
   if isinstance(adapters, tuple):  # layers that are apart
-    return tuple(_with(*both, change) for both in zip(params, adapters))
+    both = zip(params, adapters, strict=True)
+    return tuple(_with(*layer, change) for layer in both)
   below = {name: _with(params[name], x, change) for name, x in adapters.items()}
   return params | below

@@ -32,8 +32,7 @@ from memjax import tables
 _TARGET = flags.DEFINE_string(
   "target",
   "h100",
-  f"{', '.join(plan_devices.DEVICES)} (80 GB; an A800 is an a100), with a "
-  "count for several: h100x8",
+  f"{', '.join(plan_devices.DEVICES)}, with a count for several: h100x8",
 )
 _ANALYTIC = flags.DEFINE_bool(
   "analytic", False, "do not compile: temporaries by formula, in seconds"

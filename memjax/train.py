@@ -118,7 +118,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
     logging.info("%s: resumed after iteration %d", workdir, resume_step)
   # Of a model that is trained its buffers are the state's now, and are given to
   # the updates.
-  frozen = params if run.adapters else None
+  below = params if run.adapters else None  # what adapters are adapters of
   del params
   # As if this process had also done what earlier ones did.
   start -= meta.seconds
@@ -139,7 +139,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
       experience = None
       if step < steps:
         experience = collect.collect(
-          _policies(run, state, frozen),
+          _policies(run, state, below),
           run.agent,
           run.env,
           run.tokenizer,
@@ -173,7 +173,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         )
         best = False
         if config.eval.every and step % config.eval.every == 0:
-          sets = evaluate.quick(run, _policies(run, state, frozen))
+          sets = evaluate.quick(run, _policies(run, state, below))
           writer.write_scalars(step, _eval_scalars(sets))
           accuracy = next(iter(sets.values()))["accuracy"]
           best = accuracy > meta.best_accuracy
@@ -198,7 +198,7 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
         minibatches=config.train.minibatches,
         micro_batch=config.train.micro_batch,
         widths=config.train.widths,
-        frozen=frozen,
+        frozen=below,
         adapters=run.adapters,
         old_logp=config.objective.old_logp,
         rate=float(run.schedule(step)),
@@ -219,15 +219,15 @@ def _train(run: build.Run, workdir: str | pathlib.Path) -> dict[str, Any]:
     "best_step": meta.best_step,
     "best_accuracy": meta.best_accuracy,
   }
-  policies = _policies(run, state, frozen)
+  policies = _policies(run, state, below)
   return finish.finish(run, workdir, base, policies, made, start)
 
 
 def _policies(
-  run: build.Run, state: learner.TrainState, frozen: qwen3.Params | None
+  run: build.Run, state: learner.TrainState, below: qwen3.Params | None
 ) -> agents.Policies:
-  """All parameters of a state, and of what is not trained, to sample with."""
-  parts = (frozen, state.params) if run.adapters else (state.params, None)
+  """What samples as a state; its adapters, if it has them, are of `below`."""
+  parts = (below, state.params) if run.adapters else (state.params, None)
   return run.policies(*parts, state.trained.get("reranker"))
 
 

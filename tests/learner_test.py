@@ -289,6 +289,30 @@ def test_the_step_is_the_gradient_of_the_mean(
   assert len(read) == total
 
 
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.1])
+def test_rows_without_advantage_are_not_scored(
+  params, agent, rows, monkeypatch, entropy_coef
+):
+  """Nor by the policy of before later minibatches, unless all are read."""
+  half = lambda part: jnp.arange(len(part.adv)) % 2 * 1.0
+  some = [dataclasses.replace(part, adv=half(part)) for part in rows]
+  scored, score = [], learner.score
+
+  def counted(logp, params, part, index, **kwargs):
+    scored.extend(np.asarray(part.adv)[index[index >= 0]])
+    return score(logp, params, part, index, **kwargs)
+
+  monkeypatch.setattr(learner, "score", counted)
+  loss = losses.LossConfig(kl_coef=0.0, entropy_coef=entropy_coef)
+  objective = learner.Objective(loss=loss)
+  _update(
+    params, agent, some, objective=objective, minibatches=2, micro_batch=4
+  )
+  assert set(scored) == ({0.0, 1.0} if entropy_coef else {1.0})
+  # Those of the first minibatch are the policy's own.
+  assert sum(scored) < sum(np.asarray(x.adv)[_index(x)].sum() for x in some)
+
+
 def test_a_minibatch_without_any_advantage_is_still_a_step(params, agent, rows):
   """Momentum goes on, as it would if the rows had been read."""
   none = [

@@ -137,6 +137,18 @@ def test_formulas_follow_xla(shipped, name):
         assert ratio == pytest.approx(1, abs=error), (program, rows)
 
 
+def test_every_config_of_a_published_model_has_figures():
+  measured = {name.partition(":")[0] for name in _SHIPPED}
+  found = set()
+  for path in (_FOLDER.parent.parent / "configs").glob("*.py"):
+    if figures.load(path.stem).model.path in plan_shapes._PUBLISHED:
+      found.add(path.stem)
+  # These train nothing.
+  assert found - {"eval_suite", "test_sets"} == {
+    name for name in measured if name.isidentifier()
+  }
+
+
 @pytest.mark.parametrize("name", _SHIPPED)
 def test_shipped_configs_fit(shipped, name):
   run, shapes, work = shipped(name)

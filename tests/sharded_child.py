@@ -3,9 +3,10 @@
     python sharded_child.py OUT STYLE DATA,FSDP,TENSOR DATA,FSDP,TENSOR
 
 writes what they give without a mesh and on the first, and the checkpoint of the
-first as the second reads it, for sharding_test.py to compare; layers are
-unrolled if "-unrolled" stands behind the style. A process of its own, as the
-number of devices cannot be changed.
+first as the second reads it, for sharding_test.py to compare. Layers sample
+unrolled and are updated scanned; both alike if "-unrolled" or "-scanned" stands
+behind the style. A process of its own, as the number of devices cannot be
+changed.
 """
 
 import dataclasses
@@ -49,9 +50,8 @@ _GROUP = 4
 _TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, eps=1e-3))
 
 
-def _agent(tokenizer, style):
-  style, _, unrolled = style.partition("-")
-  model = dataclasses.replace(_MODEL, scan_layers=not unrolled)
+def _agent(tokenizer, style, layers):
+  model = dataclasses.replace(_MODEL, scan_layers=layers == "scanned")
   op = recurrent.make_recurrent(tokenizer, style, capacity=3)
   # Random weights hardly ever draw one end token in 256: take many.
   op = dataclasses.replace(op, stop_ids=(1, *range(200, 250)))
@@ -81,7 +81,9 @@ def _places(tree):
 def compute(mesh, style):
   """What a rollout, and one step on it, give on a mesh."""
   tokenizer = tokenizer_lib.from_words(facts.vocabulary())
-  agent = _agent(tokenizer, style)
+  style, _, layers = style.partition("-")
+  agent = _agent(tokenizer, style, layers)
+  updated = dataclasses.replace(_MODEL, scan_layers=layers != "unrolled")
   env = facts.Facts(chunks=2, chunk_tokens=6, eval_examples=8, scales=(1,))
   task = tasks.make_task(env.train_examples(0, 4), tokenizer, agent, 2, 2)
   task = tasks.repeat(task, _GROUP, 1)
@@ -111,7 +113,7 @@ def compute(mesh, style):
           rows,
           np.arange(start, start + each),
           np.bool_(False),
-          cfg=agent.model,
+          cfg=updated,
           objective=objective,
           pack=pack,
         )
@@ -121,7 +123,7 @@ def compute(mesh, style):
           params,
           rows,
           np.arange(each),
-          cfg=agent.model,
+          cfg=updated,
           temperature=1.0,
           pack=pack,
         )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_runs
 
 from memjax import agents
 from memjax import batching
@@ -265,6 +266,50 @@ def test_experience_shares_by_the_config(config, style):
     for x in (plain, shared)
   )
   assert one == two and one
+
+
+@pytest.mark.parametrize("name", ["memory_r1", "memory_rmm"])
+def test_extractors_of_banks_share_what_they_read(name, tmp_path):
+  """Experience and an update on it, with advantages made up for each row."""
+  config = tiny_runs.dialogues(tmp_path)
+  config.agent.name = name
+  config.rollout.update(questions=2, wave_questions=2, group_size=_G)
+  config.rollout.share_prefix = True
+  run = build.make(config)
+  shared = _collected(run, run.collect)
+  plain = _collected(run, dataclasses.replace(run.collect, share_prefix=False))
+  assert shared.rows["extract"].group == _G
+  assert plain.rows["extract"].group == 1
+  assert shared.metrics == pytest.approx(plain.metrics)
+  params, tx, found = run.load_params(), optax.sgd(0.1), []
+  ref = jax.tree.map(lambda x: 0.9 * x, params)
+  adv = lambda rows: jnp.cos(rows.response.ids.sum(1).astype(jnp.float32))
+  for experience in (plain, shared):
+    copy = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    new, _, history = learner.update(
+      copy,
+      tx.init(copy),
+      [
+        (dataclasses.replace(rows, adv=adv(rows)), experience.index[op])
+        for op, rows in experience.rows.items()
+      ],
+      ref,
+      cfg=run.model,
+      objective=learner.Objective(loss=_LOSS),
+      tx=tx,
+      minibatches=1,
+      micro_batch=8,
+      old_logp="trainer",
+      rng=np.random.default_rng(0),
+    )
+    found.append((new, history[0]))
+  (one, first), (two, second) = found
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, params)
+  assert max(jax.tree.leaves(moved)) > 1e-3
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  for key in ("loss", "kl", "entropy", "grad_norm"):
+    np.testing.assert_allclose(first[key], second[key], atol=1e-4)
 
 
 def test_one_turn_is_the_first(config):

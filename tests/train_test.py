@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax import agents
 from memjax import build
 from memjax import checkpoint
 from memjax import config as config_lib
@@ -113,6 +115,57 @@ def test_a_run_leaves_what_it_promises(config, tmp_path, finished):
   for name in ("curves.png", "report.html", "timing.jsonl"):
     assert (workdir / name).stat().st_size > 0
   assert list((workdir / "tensorboard").glob("events.*"))
+
+
+@pytest.fixture(scope="module")
+def watched():
+  """What `test_phases...` and others saw of one run's updates."""
+  return []
+
+
+def _watched(config, workdir, seen, monkeypatch):
+  """Of each update: (compiled programs, inputs kept, samplers' arrays kept)."""
+  if seen:
+    return seen
+  programs = (
+    agents.rollout_jit,
+    learner.accumulate,
+    learner.score,
+    learner.apply,
+  )
+  sampling, policies, update = [], build.Run.policies, learner.update
+
+  def handed_over(run, *args):
+    found = policies(run, *args)
+    sampling.extend(map(weakref.ref, jax.tree.leaves(found.policy["layers"])))
+    return found
+
+  def updated(params, opt_state, *args, **kwargs):
+    inputs = jax.tree.leaves((params, opt_state))
+    kept = sum(found() is not None for found in sampling)
+    result = update(params, opt_state, *args, **kwargs)
+    sizes = [program._cache_size() for program in programs]
+    seen.append((sizes, [x for x in inputs if not x.is_deleted()], kept))
+    return result
+
+  monkeypatch.setattr(build.Run, "policies", handed_over)
+  monkeypatch.setattr(learner, "update", updated)
+  _run(config, workdir)
+  assert len(sampling) > len(seen) == config.train.steps
+  return seen
+
+
+def test_each_program_is_compiled_once(config, tmp_path, watched, monkeypatch):
+  first, *others = _watched(config, tmp_path, watched, monkeypatch)
+  assert all(sizes == first[0] for sizes, _, _ in others)
+
+
+def test_an_update_is_given_its_inputs_alone(
+  config, tmp_path, watched, monkeypatch
+):
+  """Masters and moments are donated; what sampled is gone."""
+  for _, kept, samplers in _watched(config, tmp_path, watched, monkeypatch):
+    assert not kept and not samplers
 
 
 def test_parameters_are_trained(config, tmp_path, finished):
