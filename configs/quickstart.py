@@ -11,7 +11,7 @@ keeps three words between chunks. It starts from a base model that follows the
 format but keeps poor notes, and is told nothing but whether its final answer
 was right.
 
-Hardware: 2 CPU cores, 246 s. Expected: .243 -> .983 greedy (mean of five seeds,
+Hardware: 2 CPU cores, 283 s. Expected: .243 -> .983 greedy (mean of five seeds,
 .978 to .987; n = 2,048 each), .991 on texts of eight times the length. How that
 came about: experiments/01_quickstart/README.md.
 
@@ -20,7 +20,7 @@ came about: experiments/01_quickstart/README.md.
       --workdir=W
 
 train SWEEPS with three seeds each and compare them with the settings below;
-`--config.seeds=11,12,13` names others. 246 s a run: lr is 12 runs, ablation 36.
+`--config.seeds=11,12,13` names others. 283 s a run: lr is 12 runs, ablation 36.
 The rates at 60 steps: experiments/05_learning_rate/README.md.
 """
 
